@@ -1,0 +1,371 @@
+"""Fine-tune an encoder to tell which of eight emotions a Korean sentence shows towards its target.
+
+A fully-connected head on the encoder's [CLS] representation, one sigmoid for each emotion, binary cross-entropy.
+
+    python bert_plain.py                 klue/roberta-large on the national corpus, on one GPU
+    python bert_plain.py --sample        a tiny model on the sample corpus: offline, on a CPU, two minutes
+    python bert_plain.py --model-ckpt-path outputs/bert_plain/best --test-file FILE --output-dir DIR
+                                         predict a file with a trained checkpoint
+"""
+
+import utils
+
+parser = utils.bert_argument_parser(__doc__, "bert_plain", head_lr=1e-3)
+parser.add_argument(
+    "--pooling",
+    choices=("cls", "mean"),
+    default="cls",
+    help="what the head sees: the first token (the published model), or the mean of all tokens; default: %(default)s",
+)
+
+if __name__ == "__main__":  # a wrong argument or file is told before the seconds that the imports below take
+    args, corpora = utils.parse_arguments(parser, ("ForSequenceClassification", "MeanPoolingClassifier"))
+
+import math
+import time
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+from torch.utils.data import SequentialSampler
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_utils import get_last_checkpoint
+
+
+class EncoderClassifier(PreTrainedModel):
+    """Base of the classifiers that transformers does not have: any encoder, and a subclass's `pool` and `classifier`.
+
+    The checkpoint's config is the encoder's own with the labels added; `from_pretrained` and `save_pretrained` work.
+    """
+
+    config_class = AutoConfig
+    base_model_prefix = "encoder"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.encoder = AutoModel.from_config(config)
+        if hasattr(self.encoder, "pooler"):
+            self.encoder.pooler = None  # `pool` takes its place
+
+    def pool(self, hidden, attention_mask):
+        """Token representations [batch, length, hidden] to what `classifier` takes, [batch, features]."""
+        raise NotImplementedError
+
+    def forward(self, input_ids, attention_mask, token_type_ids=None, labels=None):
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        logits = self.classifier(self.pool(hidden, attention_mask))
+        loss = None if labels is None else nn.functional.binary_cross_entropy_with_logits(logits.float(), labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+class MeanPoolingClassifier(EncoderClassifier):
+    """A fully-connected layer on the mean of the token representations, padding left out."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.classifier = nn.Sequential(nn.Dropout(0.1), nn.Linear(config.hidden_size, config.num_labels))
+        self.post_init()
+
+    def pool(self, hidden, attention_mask):
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def load_model(args, model_class):
+    """Load tokenizer and classifier for a run.
+
+    Args:
+        model_class: what to put on `--model`: AutoModelForSequenceClassification or an EncoderClassifier. A checkpoint
+            says itself what it is.
+
+    Returns:
+        (tokenizer, model, new_weights): `new_weights` are the names of the parameters that `--model` does not have.
+
+    Raises:
+        InputError: the model cannot be loaded, or lacks more than a head.
+    """
+    path = args.model_ckpt_path or args.model
+    transformers.utils.logging.disable_progress_bar()
+    labels = dict(enumerate(utils.EMOTIONS))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        config = AutoConfig.from_pretrained(
+            path,
+            id2label=labels,
+            label2id={name: index for index, name in labels.items()},
+            problem_type="multi_label_classification",
+        )
+        if args.model_ckpt_path:
+            ours = {subclass.__name__: subclass for subclass in EncoderClassifier.__subclasses__()}
+            model_class = ours.get(config.architectures[0], AutoModelForSequenceClassification)
+        on_encoder = issubclass(model_class, EncoderClassifier) and not args.model_ckpt_path
+        model, report = (AutoModel if on_encoder else model_class).from_pretrained(
+            path, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise utils.InputError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None
+
+    missing = set(report["missing_keys"])
+    if on_encoder:
+        encoder, model = model, model_class(config)
+        encoder.pooler = None
+        model.encoder = encoder
+        new_weights = {name for name, _ in model.named_parameters() if not name.startswith("encoder.")}
+    else:
+        new_weights = missing
+    lost = [name for name in missing if on_encoder or name.startswith(f"{model.base_model_prefix}.")]
+    lost = sorted(missing if args.model_ckpt_path else (name for name in lost if "pooler" not in name))
+    if lost:
+        raise utils.InputError(f"{path}: lacks {len(lost)} weights of {type(model).__name__}, as {lost[0]}")
+    model.accepts_loss_kwargs = False  # else Trainer multiplies the loss by accumulation steps and processes
+    return tokenizer, model, new_weights
+
+
+def tokenize(rows, tokenizer, config):
+    """Rows to model inputs, the text paired with its target; a long text is cut, a target never.
+
+    Returns:
+        A list of {"input_ids", "attention_mask"}, with "token_type_ids" where the model has several types, and "labels"
+        (float, [8]) where the rows are labelled.
+
+    Raises:
+        InputError: a target is too long for the model.
+    """
+    limit = min(tokenizer.model_max_length, config.max_position_embeddings - (config.pad_token_id or 0) - 1)
+    pairs = [utils.text_and_target(row) for row in rows]
+    examples = [None] * len(rows)
+    for has_target in (True, False):
+        chosen = [index for index, (_, target) in enumerate(pairs) if (target is not None) == has_target]
+        if not chosen:
+            continue
+        targets = [pairs[index][1] for index in chosen] if has_target else None
+        room = limit - tokenizer.num_special_tokens_to_add(pair=has_target) - 1
+        target_ids = tokenizer(targets, add_special_tokens=False)["input_ids"] if has_target else []
+        for index, ids in zip(chosen, target_ids, strict=has_target):
+            if len(ids) > room:
+                message = f"input.target.form: has {len(ids)} tokens, and the model takes {room}; shorten it"
+                raise utils.InputError(f"id {rows[index]['id']!r}: {message}")
+        encoded = tokenizer(
+            [pairs[index][0] for index in chosen],
+            targets,
+            truncation="only_first",
+            max_length=limit,
+            return_token_type_ids=getattr(config, "type_vocab_size", 1) > 1,
+        )
+        for position, index in enumerate(chosen):
+            examples[index] = {name: values[position] for name, values in encoded.items()}
+    if rows[0].get("output"):
+        for example, labels in zip(examples, utils.encode_labels(rows), strict=True):
+            example["labels"] = labels.tolist()
+    return examples
+
+
+def resolve_precision(requested):
+    """ "auto" to the fastest type that the hardware computes in: bf16, fp16 (GPUs before Ampere) or fp32."""
+    if requested == "fp16" and not torch.cuda.is_available():
+        raise utils.InputError("--precision fp16: needs a CUDA GPU; take bf16 or fp32")
+    if requested != "auto":
+        return requested
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+class EmotionTrainer(Trainer):
+    """Trainer with a learning rate of its own for new weights, and evaluation in the order given."""
+
+    def __init__(self, *args, new_weights=(), head_lr=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.new_weights, self.head_lr = new_weights, head_lr
+        self.remove_callback(PrinterCallback)
+
+    def _get_eval_sampler(self, eval_dataset):
+        # Under group_by_length, Trainer would shuffle here, and predictions come back in that order.
+        return SequentialSampler(eval_dataset)
+
+    def create_optimizer(self, model=None):
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            decayed = set(self.get_decay_parameter_names(model))
+            groups = {}
+            for name, parameter in model.named_parameters():
+                groups.setdefault((name in self.new_weights, name in decayed), []).append(parameter)
+            optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(
+                [
+                    {
+                        "params": parameters,
+                        "lr": self.head_lr if is_new else self.args.learning_rate,
+                        "weight_decay": self.args.weight_decay if is_decayed else 0.0,
+                    }
+                    for (is_new, is_decayed), parameters in groups.items()
+                ],
+                **kwargs,
+            )
+        return self.optimizer
+
+
+class Progress(TrainerCallback):
+    """A bar with loss and speed while an epoch runs, and a line for the log when it has been evaluated."""
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.losses, self.first_step, self.started = [], state.global_step, time.perf_counter()
+        self.epoch = f"epoch {round(state.epoch or 0) + 1}/{state.num_train_epochs}"
+        steps = state.max_steps // state.num_train_epochs
+        self.bar = tqdm(total=steps, desc=self.epoch, unit="batch", leave=False, disable=None)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        if "loss" in logs:
+            self.losses.append(logs["loss"])
+            self.bar.set_postfix_str(f"loss {logs['loss']:.4f}, {self.lines_per_second(args, state):.0f} lines/s")
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.bar.close()
+        self.speed = self.lines_per_second(args, state)
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        utils.log.info(
+            "%s: loss %.4f, %.0f lines/s; dev micro-F1 %.4f at its best threshold, %.4f at 0.5",
+            self.epoch,
+            np.mean(self.losses),
+            self.speed,
+            metrics["eval_micro_f1"],
+            metrics["eval_micro_f1_at_0.5"],
+        )
+
+    def lines_per_second(self, args, state):
+        lines = (state.global_step - self.first_step) * args.train_batch_size * args.world_size
+        return lines / (time.perf_counter() - self.started)
+
+
+def by_length(examples):
+    """Indices of the examples, longest first: little padding, and the largest batch is tried first."""
+    return sorted(range(len(examples)), key=lambda index: -len(examples[index]["input_ids"]))
+
+
+def to_probabilities(logits):
+    """Sigmoid, rounded to six digits so that a decision on the saved scores is the decision on these."""
+    return torch.tensor(logits, dtype=torch.float64).sigmoid().numpy().round(6)
+
+
+def dev_metrics(prediction):
+    """What Trainer chooses the best checkpoint by: micro-F1 at the threshold that serves this epoch best, and at 0.5."""
+    labels, probabilities = prediction.label_ids, to_probabilities(prediction.predictions)
+    return {
+        f"micro_f1{name}": utils.micro_f1(labels, utils.decide(probabilities, threshold))
+        for name, threshold in (("", utils.tune_threshold(labels, probabilities)), ("_at_0.5", 0.5))
+    }
+
+
+def make_trainer(args, model, tokenizer, new_weights, datasets, precision):
+    """The published recipe as a Trainer: AdamW, a tenth of the steps warm-up, linear decay, best epoch by dev micro-F1."""
+    train, dev = datasets.get("train"), datasets.get("dev", [])
+    training_arguments = TrainingArguments(
+        output_dir=args.output_dir / "checkpoints",
+        num_train_epochs=args.epochs,
+        per_device_train_batch_size=args.train_batch_size,
+        per_device_eval_batch_size=args.val_batch_size,
+        learning_rate=args.lr,
+        weight_decay=args.weight_decay,
+        warmup_steps=0.1,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="epoch" if train else "no",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=bool(train),
+        metric_for_best_model="micro_f1",
+        greater_is_better=True,
+        logging_steps=10,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=not torch.accelerator.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        seed=args.seed,
+    )
+    return EmotionTrainer(
+        model,
+        training_arguments,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=train,
+        eval_dataset=[dev[index] for index in by_length(dev)],
+        processing_class=tokenizer,
+        compute_metrics=dev_metrics,
+        callbacks=[Progress()],
+        new_weights=new_weights,
+        head_lr=args.head_lr,
+    )
+
+
+def describe(trainer, tokenizer, datasets, precision):
+    """What was resolved and derived, and one training example as the model reads it, as text for the log."""
+    model, settings = trainer.model, trainer.args
+    new = sum(parameter.numel() for name, parameter in model.named_parameters() if name in trainer.new_weights)
+    lines = [
+        f"{type(model).__name__}: {model.num_parameters() / 1e6:.1f} M parameters on {settings.device}, {precision}",
+        ", ".join(f"{len(examples)} {split} lines" for split, examples in datasets.items()),
+    ]
+    if "train" in datasets:
+        batch = settings.train_batch_size * settings.world_size
+        example = datasets["train"][0]
+        emotions = [name for name, value in zip(utils.EMOTIONS, example["labels"], strict=True) if value]
+        lines += [
+            f"{settings.num_train_epochs} epochs of {math.ceil(len(datasets['train']) / batch)} steps of {batch} lines; "
+            f"learning rate {settings.learning_rate:g}, {trainer.head_lr:g} for the {new:,} new weights",
+            f"first example: {tokenizer.decode(example['input_ids'])} -> {', '.join(emotions) or 'no emotion'}",
+        ]
+    return "\n".join(lines)
+
+
+def predict(trainer, examples):
+    """Probabilities of the emotions, shape [examples, 8], in the order of the examples."""
+    order = by_length(examples)
+    logits = trainer.predict([examples[index] for index in order]).predictions
+    probabilities = np.empty(logits.shape)
+    probabilities[order] = to_probabilities(logits)
+    return probabilities
+
+
+def main(args, corpora, model_class):
+    """Data, model, training, decision rule, predictions: the recipe of both BERT approaches."""
+    transformers.set_seed(args.seed)
+    tokenizer, model, new_weights = load_model(args, model_class)
+    datasets = {split: tokenize(rows, tokenizer, model.config) for split, rows in corpora.items()}
+    precision = resolve_precision(args.precision)
+    trainer = make_trainer(args, model, tokenizer, new_weights, datasets, precision)
+    run = utils.start_run(args, corpora, trainer.args.device)
+    utils.log.info(describe(trainer, tokenizer, datasets, precision))
+
+    if not args.model_ckpt_path:
+        trainer.train(resume_from_checkpoint=args.resume and get_last_checkpoint(trainer.args.output_dir))
+        trainer.model.save_pretrained(args.output_dir / "best")
+        tokenizer.save_pretrained(args.output_dir / "best")
+
+    probabilities = {split: predict(trainer, datasets[split]) for split in corpora if split != "train"}
+    threshold = utils.choose_threshold(args, corpora, probabilities)
+    utils.evaluate_and_write(args, corpora, probabilities, threshold)
+    utils.finish_run(args, run)
+
+
+if __name__ == "__main__":
+    with utils.errors_for_people(parser, args):
+        main(args, corpora, MeanPoolingClassifier if args.pooling == "mean" else AutoModelForSequenceClassification)

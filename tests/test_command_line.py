@@ -1,0 +1,112 @@
+"""What a user meets before anything is trained: help, refusals, exit codes. Through the real command lines."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, make_row, run_script, write_rows
+
+import utils
+
+SCRIPTS = ("bert_plain.py", "bert_GRU.py")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Arguments that name a valid corpus and a directory for the run."""
+    rows = [make_row(f"line-{n}") for n in range(3)]
+    files = {split: write_rows(tmp_path / f"{split}.jsonl", rows) for split in ("train", "dev")}
+    return ["--train-file", files["train"], "--dev-file", files["dev"], "--output-dir", tmp_path / "out"]
+
+
+def assert_refused(process, *told):
+    """Exit code 2, one line on standard error with all of `told` in it, nothing on standard output."""
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr.count("\n") == 1, process.stderr
+    for text in told:
+        assert str(text) in process.stderr
+
+
+def fastest_of_three(command):
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, capture_output=True)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def test_importing_utils_is_light():
+    code = "import sys, utils; print([name for name in ('torch', 'transformers', 'sklearn') if name in sys.modules])"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout.strip() == "[]"
+    assert fastest_of_three([sys.executable, "-c", "import utils"]) < 0.3
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_quick_and_names_every_flag_of_the_readme(script):
+    assert fastest_of_three([sys.executable, script, "--help"]) < 1
+    flags = set(re.findall(r"--[a-z][a-z-]+", run_script(script, "--help").stdout)) - {"--help"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert flags - set(re.findall(r"--[a-z][a-z-]+", readme)) == set()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_broken_corpus_is_refused_before_torch_is_imported(script, corpus, tmp_path):
+    write_rows(tmp_path / "train.jsonl", [make_row("a"), make_row("b", form="", target=None)])
+    assert_refused(run_script(script, *corpus), tmp_path / "train.jsonl", "line 2", "input.form")
+    assert not (tmp_path / "out").exists()
+    assert fastest_of_three([sys.executable, script, *map(str, corpus)]) < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--epochs", "0"], "--epochs"),
+        (["--epochs", "two"], "--epochs"),
+        (["--lr", "nan"], "--lr"),
+        (["--lr", "0"], "--lr"),
+        (["--head-lr", "-1"], "--head-lr"),
+        (["--weight-decay", "inf"], "--weight-decay"),
+        (["--seed", "-1"], "--seed"),
+        (["--train-batch-size", "0"], "--train-batch-size"),
+        (["--threshold", "1.5"], "--threshold"),
+        (["--threshold", "often"], "--threshold"),
+        (["--precision", "int8"], "--precision"),
+        (["--no-such-flag"], "--no-such-flag"),
+        (["--model", "nobody/no-such-model"], "--model PATH"),
+        (["--model", "no/such/directory"], "no/such/directory"),
+        (["--model", "tests"], "no config.json"),
+        (["--model-ckpt-path", "no/such/checkpoint"], "no/such/checkpoint"),
+        (["--dev-file", "no/such/file.jsonl"], "no/such/file.jsonl"),
+        (["--test-file", "no/such/file.jsonl"], "no/such/file.jsonl"),
+        (["--output-dir", "tests"], "--resume"),
+        (["--output-dir", "README.md"], "is not a directory"),
+        (["--output-dir", "README.md/below"], "cannot be written"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_argument_is_refused_in_one_line(arguments, told, corpus, tmp_path):
+    assert_refused(run_script("bert_plain.py", *corpus, *arguments), told)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_corpus_says_where_it_is_applied_for(tmp_path):
+    process = run_script("bert_plain.py", cwd=tmp_path)
+    assert_refused(process, "data/nikluge-ea-2023-train.jsonl", utils.CORPUS_PAGE, "--sample")
+
+
+def test_a_model_that_cannot_be_reached_says_what_else_to_do(corpus):
+    assert_refused(run_script("bert_GRU.py", *corpus), "klue/roberta-large", "hub", "--model PATH", "--sample")
+
+
+def test_a_broken_model_is_refused(corpus, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"model_type": "roberta"}))
+    assert_refused(run_script("bert_plain.py", *corpus, "--model", model), model)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,661 @@
+"""What the four scripts share: the corpus, its labels and text, metrics, the decision rule and the run directory.
+
+Importing this module is light: torch and transformers stay out of it, scikit-learn is imported where it is used.
+"""
+
+import argparse
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import re
+import string
+import subprocess
+import sys
+import time
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+
+EMOTIONS = ("joy", "anticipation", "trust", "surprise", "disgust", "fear", "anger", "sadness")
+ROOT = Path(__file__).resolve().parent
+SAMPLE = ROOT / "data" / "sample"
+CORPUS_PAGE = "https://kli.korean.go.kr/benchmark"
+
+log = logging.getLogger("nikluge-ea")
+
+
+class InputError(ValueError):
+    """An argument or an input file is wrong; the message is one line: what, where, and how to mend it."""
+
+
+# Corpus
+
+
+def iter_corpus(path, labelled=None):
+    """Yield the rows of a corpus file, each checked, exactly as they stand in the file.
+
+    Args:
+        path: JSON Lines in UTF-8, a row as `data/README.md` describes it.
+        labelled: True: every row must have labels; None: all rows or none.
+
+    Raises:
+        InputError: at the first thing that is wrong, naming file, line, field and mend.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if not path.is_file():
+        raise InputError(f"{path}: is not a file; give a .jsonl file")
+    first_line_of_id, blank_line, first_is_labelled = {}, None, None
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    with file:
+        for number, raw in enumerate(file, start=1):
+
+            def refuse(what, mend, number=number):
+                raise InputError(f"{path}: line {number}: {what}; {mend}")
+
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                refuse(f"byte {error.start + 1} is not UTF-8", "save the file as UTF-8")
+            if not line:
+                blank_line = blank_line or number
+                continue
+            if blank_line:
+                refuse("is blank", "delete it (blank lines may stand at the end alone)", blank_line)
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                refuse(f"is not JSON ({getattr(error, 'msg', error)})", "write one JSON object on each line")
+            _check_row(row, refuse)
+            if row["id"] in first_line_of_id:
+                refuse(f"id: {row['id']!r} stands on line {first_line_of_id[row['id']]} too", "make every id unique")
+            first_line_of_id[row["id"]] = number
+            row_is_labelled = row.get("output") not in (None, "")
+            if first_is_labelled is None:
+                first_is_labelled = row_is_labelled
+            if labelled and not row_is_labelled:
+                refuse("output: has no labels", "label every line of a file to train or tune on")
+            if row_is_labelled != first_is_labelled:
+                refuse(f"output: {'has' if row_is_labelled else 'has no'} labels, unlike line 1", "label all lines or none")
+            if row_is_labelled:
+                _check_labels(row["output"], refuse)
+            yield row
+    if not first_line_of_id:
+        raise InputError(f"{path}: is empty; put one JSON object on each line")
+
+
+def read_corpus(path, labelled=None):
+    """The rows of `iter_corpus` as a list."""
+    return list(iter_corpus(path, labelled))
+
+
+def _check_row(row, refuse):
+    if not isinstance(row, dict):
+        refuse(f"is a JSON {type(row).__name__}, not an object", "write one JSON object on each line")
+    if not isinstance(row.get("id"), str) or not row["id"].strip():
+        refuse("id: is missing or not a string", "give every line a string id of its own")
+    form = row["input"].get("form") if isinstance(row.get("input"), dict) else None
+    if not isinstance(form, str) or not form.strip():
+        refuse("input.form: is missing, blank or not a string", "put the sentence there")
+    target = row["input"].get("target")
+    if target is not None and not isinstance(target, dict):
+        refuse("input.target: is not an object", 'write {"form": ..., "begin": ..., "end": ...} or null')
+    target = target or {}
+    target_form = target.get("form")
+    if target_form is not None and not (isinstance(target_form, str) and target_form.strip()):
+        refuse("input.target.form: is blank or not a string", "put the target there, or null")
+    for name in ("begin", "end"):
+        if target.get(name) is not None and type(target[name]) is not int:
+            refuse(f"input.target.{name}: is not an integer", "count characters of input.form from 0, or write null")
+    begin, end = target.get("begin"), target.get("end")
+    if (begin is None) != (end is None):
+        refuse("input.target: has only one of begin and end", "give both, or null for both")
+    if begin is not None and not 0 <= begin < end <= len(form):
+        refuse(
+            f"input.target: begin {begin}, end {end} is no span of the {len(form)} characters of input.form",
+            "let 0 <= begin < end <= that length",
+        )
+    for name, text in (("id", row["id"]), ("input.form", form), ("input.target.form", target_form or "")):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            refuse(f"{name}: holds half of a surrogate pair", "replace the broken character")
+
+
+def _check_labels(output, refuse):
+    if not isinstance(output, dict):
+        refuse("output: is not an object", 'write {"joy": "True", ...}, or null for an unlabelled line')
+    for name in output:
+        if name not in EMOTIONS:
+            refuse(f"output: {name!r} is no emotion of this corpus", f"use {', '.join(EMOTIONS)}")
+    for name in EMOTIONS:
+        if name not in output:
+            refuse(f"output.{name}: is missing", 'write "True" or "False" for every emotion')
+        if output[name] not in ("True", "False") and not isinstance(output[name], bool):
+            refuse(f"output.{name}: is {output[name]!r}", 'write "True" or "False"')
+
+
+def encode_labels(rows):
+    """Labels of the rows as a float32 array of zeros and ones, shape [rows, 8], in the order of EMOTIONS."""
+    return np.array([[row["output"][name] in ("True", True) for name in EMOTIONS] for row in rows], dtype=np.float32)
+
+
+def decode_labels(decision):
+    """One row of decisions, shape [8], as the corpus writes it: {"joy": "True", ...}."""
+    return {name: str(bool(value)) for name, value in zip(EMOTIONS, decision, strict=True)}
+
+
+ANONYMISED = re.compile(r"&[a-z][a-z-]+\d*&")
+RUN = re.compile(r"([^\w\s]|_|[\u3131-\u3163])\1{2,}")
+
+
+def normalise_text(text):
+    """Text as the models read it.
+
+    Anonymised names (`&name1&`) go; a run of one punctuation mark or of one Korean emoticon letter (ㅋ, ㅎ, ㅠ)
+    becomes two; white space is folded to single spaces; Unicode is NFC. Applying it again changes nothing.
+    A text that would be emptied keeps its original form.
+    """
+
+    def shorten(run):
+        mark = run[1]
+        is_letter = mark.isalpha()  # the pattern admits no letters but the Korean ones
+        is_punctuation = mark in string.punctuation or unicodedata.category(mark).startswith("P")
+        return mark * 2 if is_letter or is_punctuation else run[0]
+
+    before, after = None, text
+    while after != before:  # removing a name can join what stood around it
+        before = after
+        after = unicodedata.normalize("NFC", ANONYMISED.sub("", before))
+        after = " ".join(RUN.sub(shorten, after).split())
+    return after or text
+
+
+def text_and_target(row):
+    """The normalised sentence of a row, and its normalised target or None."""
+    target = (row["input"].get("target") or {}).get("form")
+    return normalise_text(row["input"]["form"]), target and normalise_text(target)
+
+
+# Decision rule and metrics
+
+
+def tune_threshold(labels, probabilities):
+    """The one threshold that maximises micro-F1 on these lines.
+
+    One value serves all emotions: the threshold that maximises the expected micro-F1 is the same for every label
+    (Lipton et al. 2014, arXiv:1402.1892), and one for each of eight overfits where an emotion has few lines.
+
+    Args:
+        labels: zeros and ones, shape [lines, 8].
+        probabilities: shape [lines, 8].
+
+    Returns:
+        The threshold: midway between the two probabilities that it separates; 0.5 where there is no positive label.
+    """
+    if not labels.sum():
+        return 0.5
+    descending = np.argsort(-probabilities, axis=None, kind="stable")
+    cuts = probabilities.ravel()[descending].astype(np.float64)
+    true_positives = labels.ravel()[descending].cumsum()
+    micro_f1 = 2 * true_positives / (np.arange(1, len(cuts) + 1) + labels.sum())
+    following = np.append(cuts[1:], -1.0)
+    micro_f1[cuts == following] = -1.0  # a cut cannot part equal probabilities
+    best = micro_f1.argmax()
+    return max(0.0, float(cuts[best] + following[best]) / 2)
+
+
+def decide(probabilities, threshold):
+    """Which emotions are present: a boolean array of the shape of `probabilities`."""
+    return probabilities >= threshold
+
+
+def micro_f1(labels, decisions):
+    """2 TP / (2 TP + FP + FN) over all lines and emotions; 0 where nothing is present and nothing is predicted."""
+    positives = labels.sum() + decisions.sum()
+    return float(2 * (labels * decisions).sum() / positives) if positives else 0.0
+
+
+def cross_fitted_micro_f1(labels, probabilities, folds=5, seed=0):
+    """What tuning a threshold is worth on lines it was not tuned on.
+
+    The lines are split at random; each fold is decided with the threshold tuned on the others, and the decisions are
+    scored together.
+    """
+    fold = np.random.default_rng(seed).permutation(len(labels)) % folds
+    decisions = np.zeros(labels.shape, dtype=bool)
+    for held_out in range(folds):
+        inside = fold == held_out
+        threshold = tune_threshold(labels[~inside], probabilities[~inside])
+        decisions[inside] = decide(probabilities[inside], threshold)
+    return micro_f1(labels, decisions)
+
+
+def compute_metrics(labels, probabilities, decisions):
+    """The metrics of a run.
+
+    Args:
+        labels, probabilities, decisions: shape [lines, 8].
+
+    Returns:
+        A dictionary for JSON: `micro_f1`, `micro_f1_at_0.5`, `macro_f1`, `exact_match`, `micro_roc_auc` (from the
+        probabilities; None where the labels are all alike) and `per_emotion`.
+    """
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
+
+    labels, decisions = labels.astype(int), decisions.astype(int)
+    columns = precision_recall_fscore_support(labels, decisions, average=None, zero_division=0)
+    per_emotion = {
+        name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
+        for name, p, r, f, n in zip(EMOTIONS, *columns, strict=True)
+    }
+    return {
+        "micro_f1": micro_f1(labels, decisions),
+        "micro_f1_at_0.5": micro_f1(labels, decide(probabilities, 0.5)),
+        "macro_f1": float(np.mean([scores["f1"] for scores in per_emotion.values()])),
+        "exact_match": float(accuracy_score(labels, decisions)),
+        "micro_roc_auc": float(roc_auc_score(labels, probabilities, average="micro")) if 0 < labels.mean() < 1 else None,
+        "per_emotion": per_emotion,
+    }
+
+
+def majority_micro_f1(labels):
+    """The trivial baseline: (micro-F1, emotion) of always answering the most frequent emotion of these lines alone."""
+    column = int(labels.sum(0).argmax())
+    answer = np.zeros(labels.shape, dtype=bool)
+    answer[:, column] = True
+    return micro_f1(labels, answer), EMOTIONS[column]
+
+
+def choose_threshold(args, corpora, probabilities):
+    """The threshold of this run: `--threshold`, or the checkpoint's, or one tuned on dev; saved with a new checkpoint."""
+    if args.model_ckpt_path:
+        return load_threshold(args.model_ckpt_path) if args.threshold == "auto" else args.threshold
+    labels, scores = encode_labels(corpora["dev"]), probabilities["dev"]
+    tuned = args.threshold == "auto"
+    threshold = tune_threshold(labels, scores) if tuned else args.threshold
+    decision = {"emotions": EMOTIONS, "threshold": threshold, "tuned_on": "dev" if tuned else None}
+    if tuned:
+        decision["micro_f1"] = micro_f1(labels, decide(scores, threshold))
+        decision["micro_f1_cross_fitted"] = cross_fitted_micro_f1(labels, scores)
+        decision["micro_f1_at_0.5"] = micro_f1(labels, decide(scores, 0.5))
+        log.info(
+            "threshold %.3f, tuned on dev: micro-F1 %.4f on the lines it was tuned on, %.4f cross-fitted, %.4f at 0.5",
+            *(decision[key] for key in ("threshold", "micro_f1", "micro_f1_cross_fitted", "micro_f1_at_0.5")),
+        )
+    write_json(args.output_dir / "best" / "decision.json", decision)
+    return threshold
+
+
+def load_threshold(directory):
+    """The threshold of a checkpoint's `decision.json`. Raises InputError where there is none that can be used."""
+    path = Path(directory) / "decision.json"
+    try:
+        decision = json.loads(path.read_text(encoding="utf-8"))
+        threshold, emotions = decision["threshold"], tuple(decision["emotions"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: is missing or broken; give a decision rule, as --threshold 0.5") from None
+    if emotions != EMOTIONS:
+        raise InputError(f"{path}: its emotions are not those of this version; train the checkpoint anew")
+    if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
+        raise InputError(f"{path}: threshold is {threshold!r}, not a number from 0 to 1; give --threshold 0.5")
+    return threshold
+
+
+# Command line
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Help shows the defaults; a wrong argument is told in one line."""
+
+    def __init__(self, description):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def number(kind, low, high=math.inf, low_open=False):
+    """An argparse type: a finite number of `kind` from `low` (itself excluded if `low_open`) to `high`."""
+
+    def parse(text):
+        value = kind(text)
+        if not (low < value if low_open else low <= value) or not value <= high or not math.isfinite(value):
+            raise ValueError
+        return value
+
+    bounds = f"above {low}" if low_open else f"of at least {low}"
+    parse.__name__ = f"{'whole ' if kind is int else ''}number {bounds}{'' if high == math.inf else f', at most {high}'}"
+    return parse
+
+
+def threshold_argument(text):
+    """An argparse type: "auto" or a number from 0 to 1."""
+    return text if text == "auto" else number(float, 0, 1)(text)
+
+
+def add_shared_arguments(parser, script):
+    """Declare the arguments of all four scripts; return the groups for data, model and output."""
+    data = parser.add_argument_group("data")
+    for split, default in (("dev", "data/nikluge-ea-2023-dev.jsonl"), ("test", "data/nikluge-ea-2023-test.jsonl")):
+        data.add_argument(
+            f"--{split}-file", metavar="FILE", type=Path, help=f"default: {default}" + ", if it exists" * (split == "test")
+        )
+    data.add_argument("--sample", action="store_true", help="take corpus and model from data/sample/; offline, on a CPU")
+    model = parser.add_argument_group("model and decision rule")
+    model.add_argument("--model-ckpt-path", metavar="DIR", type=Path, help="a checkpoint (best/ of a run) to predict with")
+    model.add_argument(
+        "--threshold",
+        metavar="auto|T",
+        type=threshold_argument,
+        default="auto",
+        help="an emotion is present from this probability on; auto: tuned on dev and saved with the checkpoint",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--output-dir", metavar="DIR", type=Path, default=Path("outputs", script), help="default: %(default)s")
+    return data, model, output
+
+
+def add_training_arguments(parser, data, model, default_model, sample, lr):
+    """Declare the arguments of the training scripts; `sample` maps names to what they default to under --sample."""
+
+    def default(name, value):
+        return f"default: {value}; with --sample: {sample[name]}" if name in sample else f"default: {value}"
+
+    data.add_argument("--train-file", metavar="FILE", type=Path, help="default: data/nikluge-ea-2023-train.jsonl")
+    model.add_argument("--model", default=default_model, help="a hub id or a from_pretrained directory; default: %(default)s")
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=number(int, 1), default=5, help=default("epochs", 5))
+    training.add_argument("--lr", type=number(float, 0, low_open=True), default=lr, help=default("lr", lr))
+    training.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=42, help="default: %(default)s")
+    training.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the output directory")
+    parser.set_defaults(sample_defaults=sample)
+    return training
+
+
+def bert_argument_parser(description, script, head_lr):
+    """The arguments that `bert_plain.py` and `bert_GRU.py` share."""
+    parser = ArgumentParser(description)
+    data, model, _ = add_shared_arguments(parser, script)
+    sample = {"model": str(SAMPLE / "roberta-tiny"), "epochs": 10, "lr": 5e-4}
+    training = add_training_arguments(parser, data, model, "klue/roberta-large", sample, lr=2e-5)
+    training.add_argument(
+        "--head-lr",
+        metavar="LR",
+        type=number(float, 0, low_open=True),
+        default=head_lr,
+        help="learning rate of weights that the pretrained model lacks; default: %(default)s; the published run: 2e-5",
+    )
+    training.add_argument("--train-batch-size", metavar="N", type=number(int, 1), default=24, help="default: %(default)s")
+    training.add_argument("--val-batch-size", metavar="N", type=number(int, 1), default=48, help="default: %(default)s")
+    training.add_argument("--weight-decay", metavar="W", type=number(float, 0), default=0.01, help="default: %(default)s")
+    training.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="auto: bf16 where the hardware computes in it, fp16 on older GPUs, else fp32",
+    )
+    return parser
+
+
+def parse_arguments(parser, architectures, argv=None):
+    """Parse the command line and check all that can be checked without torch.
+
+    Args:
+        architectures: tuple; how the class names end that `--model-ckpt-path` may be of.
+
+    Returns:
+        (args, corpora): the arguments, and the rows of each corpus file by split. Training reads train, dev and, where
+        there is one, test; a checkpoint needs dev or test.
+
+    Exits with code 2 and one line on standard error where an argument or a file is wrong.
+    """
+    args = parser.parse_args(argv)
+    if args.sample:
+        files = {f"{split}_file": SAMPLE / f"{split}.jsonl" for split in ("train", "dev", "test") if f"{split}_file" in args}
+        parser.set_defaults(**files, **args.sample_defaults)
+        args = parser.parse_args(argv)
+    del args.sample_defaults
+    try:
+        check_output_dir(args.output_dir, getattr(args, "resume", False))
+        if args.model_ckpt_path:
+            check_checkpoint(args.model_ckpt_path, architectures, args.threshold)
+        corpora = read_corpora(args)
+        if not args.model_ckpt_path:
+            check_model(args.model)
+    except InputError as error:
+        parser.error(str(error))
+    quiet_libraries()
+    return args, corpora
+
+
+@contextlib.contextmanager
+def errors_for_people(parser, args):
+    """Inside, a wrong input ends the script with one line and code 2, an interrupt with code 130."""
+    try:
+        yield
+    except InputError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        checkpoints = args.output_dir / "checkpoints"
+        whole = sorted(checkpoints.glob("checkpoint-*/trainer_state.json"), key=lambda file: file.stat().st_mtime)
+        where = f"the last whole checkpoint is {whole[-1].parent}; --resume goes on from it" if whole else "no checkpoint yet"
+        parser.exit(130, f"{parser.prog}: interrupted; {where}\n")
+
+
+def check_output_dir(path, resume):
+    """Raise InputError if the output directory cannot be made, or holds a run that is not to be resumed."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is not a directory; give another --output-dir")
+    if not resume and path.is_dir() and any(path.iterdir()):
+        raise InputError(f"{path}: is not empty, and no run is overwritten; give another --output-dir, or --resume")
+    parent = path.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written; give another --output-dir")
+
+
+def check_checkpoint(path, architectures, threshold):
+    """Raise InputError if `path` is no checkpoint of this script, or has no decision rule where one is wanted."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        architecture, labels = config["architectures"][0], tuple(config["id2label"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise InputError(f"{path}: is no checkpoint (config.json is missing or broken); give best/ of a run") from None
+    if not architecture.endswith(architectures):
+        raise InputError(f"{path}: is a checkpoint of {architecture}; predict with the script that trained it")
+    if labels != EMOTIONS:
+        raise InputError(f"{path}: config.json names other labels than {', '.join(EMOTIONS)}; give best/ of a run")
+    if threshold == "auto":
+        load_threshold(path)
+
+
+def read_corpora(args):
+    """Read the corpus files that `args` names: {"train": rows, "dev": rows, "test": rows}, without those not needed."""
+    training = not args.model_ckpt_path
+    corpora = {}
+    for split in ("train", "dev", "test") if training else ("dev", "test"):
+        name = f"{split}_file"
+        given = getattr(args, name)
+        path = given or Path("data", f"nikluge-ea-2023-{split}.jsonl")
+        if given is None and not path.exists():
+            if training and split != "test":
+                raise InputError(
+                    f"{path}: no such file; apply for the corpus at {CORPUS_PAGE} and put it there, "
+                    f"name another with --{split}-file, or try --sample"
+                )
+            continue
+        setattr(args, name, path)
+        corpora[split] = read_corpus(path, labelled=True if training and split != "test" else None)
+    if not corpora:
+        raise InputError("nothing to predict: give --dev-file or --test-file")
+    return corpora
+
+
+def check_model(name):
+    """Raise InputError if `name` is neither a `from_pretrained` directory nor a model that the hub or its cache has."""
+    if Path(name).exists():
+        if not (Path(name) / "config.json").is_file():
+            raise InputError(f"--model {name}: is no model (no config.json); give a from_pretrained directory")
+        return
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        HfApi().model_info(name, timeout=10)
+    except (HFValidationError, RepositoryNotFoundError):
+        raise InputError(f"--model {name}: neither a directory nor a model on the hub; check the name") from None
+    except Exception as error:
+        raise InputError(
+            f"--model {name}: not on this machine, and the model hub cannot be reached ({type(error).__name__}); "
+            "give a local directory with --model PATH, or try --sample"
+        ) from None
+
+
+# Run directory
+
+
+def write_text(path, text):
+    """Write a file that appears whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def write_json(path, value):
+    """Write an object as indented JSON; Korean stays readable."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def quiet_libraries():
+    """Silence what libraries say in a healthy run that concerns nobody, each message by its own logger and wording."""
+    for name, message in (
+        ("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward"),  # optional kernels, for 4 bits on a CPU
+        ("transformers.modeling_utils", "LOAD REPORT"),  # new weights: the scripts check and report them themselves
+    ):
+        logging.getLogger(name).addFilter(lambda record, message=message: message not in record.getMessage())
+
+
+def start_run(args, corpora, device):
+    """Make the output directory with its `train.log` and `run.json`; what `log.info` says goes to both screen and log.
+
+    Returns the content of `run.json`, for `finish_run`.
+    """
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    log.setLevel(logging.INFO)
+    log.handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(args.output_dir / "train.log", encoding="utf-8")]
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "scikit-learn", "numpy")
+    run = {
+        "script": Path(sys.argv[0]).name,
+        "arguments": vars(args),
+        "seed": args.seed,
+        "device": device,
+        "data": {
+            split: {
+                "file": getattr(args, f"{split}_file"),
+                "lines": len(rows),
+                "sha256": hashlib.sha256(getattr(args, f"{split}_file").read_bytes()).hexdigest(),
+            }
+            for split, rows in corpora.items()
+        },
+        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+        "git_commit": git_commit(),
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "start_time": time.time(),
+    }
+    write_json(args.output_dir / "run.json", run)
+    return run
+
+
+def git_commit():
+    """The commit of this repository, with "-dirty" where files differ from it; None outside git."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=ROOT, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return described.stdout.strip() or None
+
+
+def finish_run(args, run):
+    """Complete `run.json` with wall time and peak memory."""
+    run["seconds"] = round(time.time() - run.pop("start_time"), 1)
+    run["peak_memory_gib"] = peak_memory_gib()
+    write_json(args.output_dir / "run.json", run)
+    memory = ", ".join(f"{gib} GiB on the {where}" for where, gib in run["peak_memory_gib"].items())
+    checkpoint = args.model_ckpt_path or args.output_dir / "best"
+    log.info("\nDone in %.0f s; peak memory %s. Metrics and predictions: %s", run["seconds"], memory, args.output_dir)
+    log.info("To predict a file: python %s --model-ckpt-path %s --test-file FILE --output-dir DIR", run["script"], checkpoint)
+
+
+def peak_memory_gib():
+    """Peak memory of this process so far, in GiB: {"host": resident, "gpu": allocated by torch, where there is one}."""
+    try:
+        import resource
+
+        unit = 2**30 if sys.platform == "darwin" else 2**20
+        peak = {"host": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 2)}
+    except ImportError:  # Windows
+        import psutil
+
+        peak = {"host": round(psutil.Process().memory_info().peak_wset / 2**30, 2)}
+    import torch
+
+    if torch.cuda.is_available():
+        peak["gpu"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return peak
+
+
+def write_predictions(directory, split, rows, probabilities, decisions):
+    """Write `<split>.jsonl`, the corpus with its `output` filled, and `<split>.scores.jsonl`, the probabilities."""
+    filled = [row | {"output": decode_labels(decision)} for row, decision in zip(rows, decisions, strict=True)]
+    scores = [
+        {"id": row["id"], "scores": dict(zip(EMOTIONS, map(float, line), strict=True))}
+        for row, line in zip(rows, probabilities, strict=True)
+    ]
+    for name, lines in ((f"{split}.jsonl", filled), (f"{split}.scores.jsonl", scores)):
+        write_text(Path(directory) / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def evaluate_and_write(args, corpora, probabilities, decision_threshold):
+    """Write predictions for every split scored, and the metrics of those that are labelled; print a table of each.
+
+    Args:
+        probabilities: by split, shape [lines, 8], in the order of `corpora[split]`.
+    """
+    metrics = {}
+    for split, scores in probabilities.items():
+        rows, decisions = corpora[split], decide(scores, decision_threshold)
+        write_predictions(args.output_dir, split, rows, scores, decisions)
+        if rows[0].get("output"):
+            labels = encode_labels(rows)
+            metrics[split] = compute_metrics(labels, scores, decisions)
+            log.info("\n%s", metrics_table(split, labels, metrics[split], decision_threshold))
+    write_json(args.output_dir / "metrics.json", metrics)
+    return metrics
+
+
+def metrics_table(split, labels, metrics, threshold):
+    """The metrics of one split as text for the screen."""
+    lines = [f"{split:<14}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}"]
+    for name, scores in metrics["per_emotion"].items():
+        values = "".join(f"{scores[key]:>10.3f}" for key in ("precision", "recall", "f1"))
+        lines.append(f"{name:<14}{values}{scores['support']:>10}")
+    baseline, emotion = majority_micro_f1(labels)
+    lines.append(f"micro-F1 {metrics['micro_f1']:.4f} at threshold {threshold:.3f}, {metrics['micro_f1_at_0.5']:.4f} at 0.5;")
+    lines.append(f"macro-F1 {metrics['macro_f1']:.4f}; always {emotion!r}: micro-F1 {baseline:.4f}")
+    return "\n".join(lines)
