@@ -47,9 +47,11 @@ from transformers.trainer_utils import get_last_checkpoint
 
 
 class EncoderClassifier(PreTrainedModel):
-    """Base of the classifiers that transformers does not have: any encoder, and a subclass's `pool` and `classifier`.
+    """Base of the classifiers that transformers does not have: any encoder under a head of a subclass.
 
-    The checkpoint's config is the encoder's own with the labels added; `from_pretrained` and `save_pretrained` work.
+    A subclass has `pool(hidden, attention_mask)`, from the encoder's last hidden states [batch, length, hidden] to
+    [batch, features], and `classifier`, from there to logits [batch, 8]. The config is the encoder's own with the labels
+    added; `from_pretrained` and `save_pretrained` work.
     """
 
     config_class = AutoConfig
@@ -60,10 +62,6 @@ class EncoderClassifier(PreTrainedModel):
         self.encoder = AutoModel.from_config(config)
         if hasattr(self.encoder, "pooler"):
             self.encoder.pooler = None  # `pool` takes its place
-
-    def pool(self, hidden, attention_mask):
-        """Token representations [batch, length, hidden] to what `classifier` takes, [batch, features]."""
-        raise NotImplementedError
 
     def forward(self, input_ids, attention_mask, token_type_ids=None, labels=None):
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
@@ -120,18 +118,16 @@ def load_model(args, model_class):
     except (OSError, ValueError, RuntimeError) as error:
         raise utils.InputError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None
 
-    missing = set(report["missing_keys"])
+    new_weights = report["missing_keys"]
+    base = "" if on_encoder else f"{model.base_model_prefix}."
+    lost = sorted(name for name in new_weights if args.model_ckpt_path or (name.startswith(base) and "pooler" not in name))
+    if lost:
+        raise utils.InputError(f"{path}: lacks {len(lost)} weights of {type(model).__name__}, as {lost[0]}")
     if on_encoder:
         encoder, model = model, model_class(config)
         encoder.pooler = None
         model.encoder = encoder
         new_weights = {name for name, _ in model.named_parameters() if not name.startswith("encoder.")}
-    else:
-        new_weights = missing
-    lost = [name for name in missing if on_encoder or name.startswith(f"{model.base_model_prefix}.")]
-    lost = sorted(missing if args.model_ckpt_path else (name for name in lost if "pooler" not in name))
-    if lost:
-        raise utils.InputError(f"{path}: lacks {len(lost)} weights of {type(model).__name__}, as {lost[0]}")
     model.accepts_loss_kwargs = False  # else Trainer multiplies the loss by accumulation steps and processes
     return tokenizer, model, new_weights
 
@@ -294,7 +290,7 @@ def make_trainer(args, model, tokenizer, new_weights, datasets, precision):
         load_best_model_at_end=bool(train),
         metric_for_best_model="micro_f1",
         greater_is_better=True,
-        logging_steps=10,
+        logging_steps=min(10, math.ceil(len(train) / args.train_batch_size)) if train else 10,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         use_cpu=not torch.accelerator.is_available(),

@@ -386,7 +386,7 @@ def bert_argument_parser(description, script, head_lr):
     """The arguments that `bert_plain.py` and `bert_GRU.py` share."""
     parser = ArgumentParser(description)
     data, model, _ = add_shared_arguments(parser, script)
-    sample = {"model": str(SAMPLE / "roberta-tiny"), "epochs": 10, "lr": 5e-4}
+    sample = {"model": str(SAMPLE / "roberta-tiny"), "epochs": 15, "lr": 1e-3}
     training = add_training_arguments(parser, data, model, "klue/roberta-large", sample, lr=2e-5)
     training.add_argument(
         "--head-lr",

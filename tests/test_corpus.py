@@ -198,7 +198,9 @@ def test_normalise_text(text, normalised):
     assert utils.normalise_text(text) == normalised
 
 
-noise = st.sampled_from(["&name1&", "&others&", "ㅋㅋㅋ", "ㅠ", "!!!", ",", "&", "name1", " ", "\u1100", "\u1161", "가", "e\u0301"])
+noise = st.sampled_from(
+    ["&name1&", "&others&", "ㅋㅋㅋ", "ㅠ", "!!!", ",", "&", "name1", " ", "\u1100", "\u1161", "가", "e\u0301"]
+)
 
 
 @given(st.lists(noise | st.text(max_size=3), max_size=12).map("".join))
