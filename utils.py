@@ -386,7 +386,7 @@ def bert_argument_parser(description, script, head_lr):
     """The arguments that `bert_plain.py` and `bert_GRU.py` share."""
     parser = ArgumentParser(description)
     data, model, _ = add_shared_arguments(parser, script)
-    sample = {"model": str(SAMPLE / "roberta-tiny"), "epochs": 15, "lr": 1e-3}
+    sample = {"model": str(SAMPLE / "roberta-tiny"), "epochs": 8, "lr": 2e-3, "train_batch_size": 48}
     training = add_training_arguments(parser, data, model, "klue/roberta-large", sample, lr=2e-5)
     training.add_argument(
         "--head-lr",
@@ -395,7 +395,9 @@ def bert_argument_parser(description, script, head_lr):
         default=head_lr,
         help="learning rate of weights that the pretrained model lacks; default: %(default)s; the published run: 2e-5",
     )
-    training.add_argument("--train-batch-size", metavar="N", type=number(int, 1), default=24, help="default: %(default)s")
+    training.add_argument(
+        "--train-batch-size", metavar="N", type=number(int, 1), default=24, help="default: 24; with --sample: 48"
+    )
     training.add_argument("--val-batch-size", metavar="N", type=number(int, 1), default=48, help="default: %(default)s")
     training.add_argument("--weight-decay", metavar="W", type=number(float, 0), default=0.01, help="default: %(default)s")
     training.add_argument(
