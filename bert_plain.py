@@ -272,7 +272,7 @@ class Progress(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         utils.log.info(
-            "%s: loss %.4f, %.0f lines/s; dev micro-F1 %.4f at its best threshold, %.4f at 0.5",
+            "%s: loss %.4f, %.3g lines/s; dev micro-F1 %.4f at its best threshold, %.4f at 0.5",
             self.epoch,
             np.mean(self.losses),
             self.speed,

@@ -27,6 +27,7 @@ EMOTIONS = ("joy", "anticipation", "trust", "surprise", "disgust", "fear", "ange
 ROOT = Path(__file__).resolve().parent
 SAMPLE = ROOT / "data" / "sample"
 CORPUS_PAGE = "https://kli.korean.go.kr/benchmark"
+CORPUS_FILE = "data/nikluge-ea-2023-{}.jsonl"  # where it is looked for, by split
 
 log = logging.getLogger("nikluge-ea")
 
@@ -221,8 +222,9 @@ def decide(probabilities, threshold):
 
 def micro_f1(labels, decisions):
     """2 TP / (2 TP + FP + FN) over all lines and emotions; 0 where nothing is present and nothing is predicted."""
-    positives = labels.sum() + decisions.sum()
-    return float(2 * (labels * decisions).sum() / positives) if positives else 0.0
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels.astype(bool), decisions.astype(bool), average="micro", zero_division=0))
 
 
 def cross_fitted_micro_f1(labels, probabilities, folds=5, seed=0):
@@ -318,7 +320,8 @@ class ArgumentParser(argparse.ArgumentParser):
     """Help shows the defaults; a wrong argument is told in one line."""
 
     def __init__(self, description):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        help_as_written = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=help_as_written, allow_abbrev=False)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -346,10 +349,9 @@ def threshold_argument(text):
 def add_shared_arguments(parser, script):
     """Declare the arguments of all four scripts; return the groups for data, model and output."""
     data = parser.add_argument_group("data")
-    for split, default in (("dev", "data/nikluge-ea-2023-dev.jsonl"), ("test", "data/nikluge-ea-2023-test.jsonl")):
-        data.add_argument(
-            f"--{split}-file", metavar="FILE", type=Path, help=f"default: {default}" + ", if it exists" * (split == "test")
-        )
+    for split, condition in (("dev", ""), ("test", ", if it exists")):
+        default = f"default: {CORPUS_FILE.format(split)}{condition}"
+        data.add_argument(f"--{split}-file", metavar="FILE", type=Path, help=default)
     data.add_argument("--sample", action="store_true", help="take corpus and model from data/sample/; offline, on a CPU")
     model = parser.add_argument_group("model and decision rule")
     model.add_argument("--model-ckpt-path", metavar="DIR", type=Path, help="a checkpoint (best/ of a run) to predict with")
@@ -371,7 +373,7 @@ def add_training_arguments(parser, data, model, default_model, sample, lr):
     def default(name, value):
         return f"default: {value}; with --sample: {sample[name]}" if name in sample else f"default: {value}"
 
-    data.add_argument("--train-file", metavar="FILE", type=Path, help="default: data/nikluge-ea-2023-train.jsonl")
+    data.add_argument("--train-file", metavar="FILE", type=Path, help=f"default: {CORPUS_FILE.format('train')}")
     model.add_argument("--model", default=default_model, help="a hub id or a from_pretrained directory; default: %(default)s")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=number(int, 1), default=5, help=default("epochs", 5))
@@ -428,7 +430,10 @@ def parse_arguments(parser, architectures, argv=None):
         args = parser.parse_args(argv)
     del args.sample_defaults
     try:
-        check_output_dir(args.output_dir, getattr(args, "resume", False))
+        resume = getattr(args, "resume", False)
+        if resume and args.model_ckpt_path:
+            raise InputError("--resume goes on with training, --model-ckpt-path only predicts; give one of them")
+        check_output_dir(args.output_dir, resume)
         if args.model_ckpt_path:
             check_checkpoint(args.model_ckpt_path, architectures, args.threshold)
         corpora = read_corpora(args)
@@ -458,8 +463,11 @@ def check_output_dir(path, resume):
     """Raise InputError if the output directory cannot be made, or holds a run that is not to be resumed."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is not a directory; give another --output-dir")
-    if not resume and path.is_dir() and any(path.iterdir()):
-        raise InputError(f"{path}: is not empty, and no run is overwritten; give another --output-dir, or --resume")
+    if path.is_dir() and any(path.iterdir()):
+        if not resume:
+            raise InputError(f"{path}: is not empty, and no run is overwritten; give another --output-dir, or --resume")
+        if not (path / "run.json").is_file():
+            raise InputError(f"{path}: holds no run to resume (no run.json); give its directory, or an empty one")
     parent = path.absolute()
     while not parent.exists():
         parent = parent.parent
@@ -489,7 +497,7 @@ def read_corpora(args):
     for split in ("train", "dev", "test") if training else ("dev", "test"):
         name = f"{split}_file"
         given = getattr(args, name)
-        path = given or Path("data", f"nikluge-ea-2023-{split}.jsonl")
+        path = given or Path(CORPUS_FILE.format(split))
         if given is None and not path.exists():
             if training and split != "test":
                 raise InputError(

@@ -8,6 +8,7 @@ Prints seconds a step and peak memory, and what the same run takes on a GPU by c
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -70,7 +71,7 @@ def main():
         report = json.loads((out / "run.json").read_text())
         speed = next(line for line in (out / "train.log").read_text().splitlines() if line.startswith("epoch 1/1"))
     print(f"{args.script} on {report['device']}: an encoder of {parameters / 1e6:.0f} M, {args.steps} steps of {BATCH} lines")
-    print(speed)
+    print(f"{BATCH / float(re.search(r'([0-9.]+) lines/s', speed)[1]):.1f} s a step; {speed}")
     print(f"peak memory {report['peak_memory_gib']} GiB; the checkpoint predicts the same: {same}")
     print(f"weights, gradients and AdamW's two moments in float32: {16 * parameters / 2**30:.1f} GiB")
 
