@@ -25,7 +25,9 @@ BATCH = 24
 def build(directory):
     """Random weights in the layout of klue/roberta-large; returns the number of parameters."""
     from transformers import AutoTokenizer, BertTokenizer, RobertaConfig, RobertaModel
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     pieces = AutoTokenizer.from_pretrained(utils.SAMPLE / "roberta-tiny").get_vocab()
     vocab = pieces | {f"[unused{index}]": index for index in range(len(pieces), 32_000)}
     BertTokenizer(vocab=vocab, do_lower_case=False, strip_accents=False, model_max_length=512).save_pretrained(directory)

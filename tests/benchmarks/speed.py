@@ -15,10 +15,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import utils
+
+utils.quiet_libraries()  # before the libraries are imported
+
 import transformers
 
 import bert_plain
-import utils
 
 SIDES = {"plain: fp32, random order": ("fp32", "random"), "bert_plain.py": ("auto", "group_by_length")}
 
@@ -32,7 +35,6 @@ def main():
     parser.add_argument("--head-lr", default="1e-2")
     parser.add_argument("--pooling", choices=("cls", "mean"), default="mean")
     options = parser.parse_args()
-    utils.quiet_libraries()
 
     rows = {split: utils.read_corpus(options.corpus / f"{split}.jsonl", labelled=True) for split in ("train", "dev")}
     rows["train"] = rows["train"][: options.lines]
