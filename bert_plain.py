@@ -67,8 +67,9 @@ class EncoderClassifier(PreTrainedModel):
     def forward(self, input_ids, attention_mask, token_type_ids=None, labels=None):
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
-        logits = self.classifier(self.pool(hidden, attention_mask))
-        loss = None if labels is None else nn.functional.binary_cross_entropy_with_logits(logits.float(), labels)
+        with torch.autocast(hidden.device.type, enabled=False):  # rounding to bf16 at each step of a GRU adds up
+            logits = self.classifier(self.pool(hidden.float(), attention_mask))
+        loss = None if labels is None else nn.functional.binary_cross_entropy_with_logits(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
@@ -81,7 +82,7 @@ class MeanPoolingClassifier(EncoderClassifier):
         self.post_init()
 
     def pool(self, hidden, attention_mask):
-        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        mask = attention_mask.unsqueeze(-1)
         return (hidden * mask).sum(1) / mask.sum(1)
 
 
@@ -272,7 +273,7 @@ class Progress(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         utils.log.info(
-            "%s: loss %.4f, %.3g lines/s; dev micro-F1 %.4f at its best threshold, %.4f at 0.5",
+            "%s: loss %.4f, %.1f lines/s; dev micro-F1 %.4f at its best threshold, %.4f at 0.5",
             self.epoch,
             np.mean(self.losses),
             self.speed,

@@ -554,6 +554,7 @@ def quiet_libraries():
     """Silence what libraries say in a healthy run that concerns nobody, each message by its own logger and wording."""
     for name, message in (
         ("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward"),  # optional kernels, for 4 bits on a CPU
+        ("transformers.trainer_utils", "mtime may not be reliable"),  # small checkpoints a moment apart
         ("transformers.modeling_utils", "LOAD REPORT"),  # new weights: the scripts check and report them themselves
     ):
         logging.getLogger(name).addFilter(lambda record, message=message: message not in record.getMessage())

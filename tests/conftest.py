@@ -11,6 +11,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
+sys.path.insert(0, str(ROOT))
+import utils
+
+utils.quiet_libraries()  # before torch is imported, as in the scripts
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
@@ -22,8 +26,6 @@ def run_script(script, *arguments, cwd=ROOT, **environment):
 
 def make_row(id="line-1", form="오늘 급식 최고", target="급식", labels=("joy",), **changes):
     """A valid row of the corpus; `labels=None` leaves it unlabelled."""
-    import utils
-
     begin = None if target is None else form.index(target)
     end = None if target is None else begin + len(target)
     row = {"id": id, "input": {"form": form, "target": {"form": target, "begin": begin, "end": end}}}

@@ -72,7 +72,7 @@ def test_a_saved_model_loads_with_the_same_logits(loaded, tmp_path):
     model.save_pretrained(tmp_path)
     again = type(model).from_pretrained(tmp_path).eval()
     inputs = {name: [values] for name, values in tokenizer("오늘 급식 최고", "급식").items() if name != "token_type_ids"}
-    assert torch.equal(logits_of(model, inputs), logits_of(again, inputs))
+    assert torch.allclose(logits_of(model, inputs), logits_of(again, inputs), atol=1e-5)
     assert [again.config.id2label[n] for n in range(8)] == list(utils.EMOTIONS)
 
 
@@ -114,7 +114,7 @@ def test_truncation_shortens_the_text_and_never_the_target():
     assert len(pair["input_ids"]) == len(single["input_ids"]) == 512
     target_ids = tokenizer(target, add_special_tokens=False)["input_ids"]
     assert pair["input_ids"][-len(target_ids) - 2 :] == [tokenizer.sep_token_id, *target_ids, tokenizer.sep_token_id]
-    long = make_row("c", form="떡볶이" * 600, target="떡볶이" * 600)
+    long = make_row("c", form="떡볶이 " * 600 + "!", target="떡볶이 " * 600 + "!")
     with pytest.raises(utils.InputError, match=r"'c': input\.target\.form"):
         bert_plain.tokenize([long], tokenizer, model.config)
 
@@ -201,6 +201,10 @@ def test_precision_follows_the_hardware(monkeypatch):
         assert bert_plain.resolve_precision("auto") == expected
 
 
+def read_scores(directory, split):
+    return [json.loads(line) for line in (directory / f"{split}.scores.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.parametrize("name", ["bert_plain", "bert_GRU"])
 def test_a_sample_run_leaves_what_the_readme_says(sample_runs, name):
     directory, process = sample_runs[name]
@@ -217,7 +221,7 @@ def test_a_sample_run_leaves_what_the_readme_says(sample_runs, name):
     for split in ("dev", "test"):
         rows = utils.read_corpus(utils.SAMPLE / f"{split}.jsonl")
         predictions = utils.read_corpus(directory / f"{split}.jsonl", labelled=True)
-        scores = [json.loads(line) for line in (directory / f"{split}.scores.jsonl").read_text().splitlines()]
+        scores = read_scores(directory, split)
         assert [(p["id"], p["input"]) for p in predictions] == [(row["id"], row["input"]) for row in rows]
         assert [line["id"] for line in scores] == [row["id"] for row in rows]
         probabilities = np.array([[line["scores"][emotion] for emotion in utils.EMOTIONS] for line in scores])
@@ -236,7 +240,7 @@ def test_a_sample_run_leaves_what_the_readme_says(sample_runs, name):
 def test_the_plain_checkpoint_loads_with_the_standard_class(sample_runs):
     directory = sample_runs["bert_plain"][0] / "best"
     model = AutoModelForSequenceClassification.from_pretrained(directory)
-    assert model.config.problem_type == "multi_label_classification" and model.num_labels == 8
+    assert model.config.problem_type == "multi_label_classification" and model.config.num_labels == 8
     assert AutoTokenizer.from_pretrained(directory)("급식")["input_ids"]
 
 
@@ -246,8 +250,10 @@ def test_a_checkpoint_predicts_as_the_run_that_made_it(sample_runs, name, tmp_pa
     command = ["--model-ckpt-path", directory / "best", "--dev-file", directory / "dev.jsonl", "--output-dir", tmp_path / "out"]
     process = run_script(f"{name}.py", *command)
     assert process.returncode == 0, process.stderr
-    assert (tmp_path / "out" / "dev.scores.jsonl").read_text() == (directory / "dev.scores.jsonl").read_text()
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["dev"]["micro_f1"] == 1  # its own predictions
+    for mine, made in zip(read_scores(tmp_path / "out", "dev"), read_scores(directory, "dev"), strict=True):
+        assert mine["id"] == made["id"]
+        assert mine["scores"] == pytest.approx(made["scores"], abs=0.02)  # bf16 rounds, and not always alike
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["dev"]["micro_f1"] > 0.98  # its own predictions
     assert not (tmp_path / "out" / "best").exists()
 
     other = {"bert_plain": "bert_GRU", "bert_GRU": "bert_plain"}[name]
@@ -267,7 +273,7 @@ def test_a_given_threshold_is_used_and_saved(tmp_path):
     assert json.loads((tmp_path / "out" / "best" / "decision.json").read_text())["threshold"] == 0.9
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["test"] == metrics["dev"]
-    assert bert_plain.MeanPoolingClassifier.from_pretrained(tmp_path / "out" / "best").num_labels == 8
+    assert bert_plain.MeanPoolingClassifier.from_pretrained(tmp_path / "out" / "best").config.num_labels == 8
 
 
 def test_resume_goes_on_from_the_last_checkpoint_and_ends_the_same(tmp_path):

@@ -5,7 +5,7 @@
 Six hundred lines teach a model of this size nothing about Korean, so it learns from a larger encoder first: from the text of
 train.jsonl and of FILE (a labelled corpus file) spans of words are drawn, and its [CLS] learns to say of each what the
 teacher's mean-pooled representation says; on whole lines of FILE it learns to tell their emotions as well. dev.jsonl and
-test.jsonl are not read. data/README.md says which DIR and FILE made the model that is shipped. 12 minutes on two cores.
+test.jsonl are not read. data/README.md says which DIR and FILE made the model that is shipped. Ten minutes on two cores.
 """
 
 import argparse
