@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
-sys.path.insert(0, str(ROOT))
+
 import utils
 
 utils.quiet_libraries()  # before torch is imported, as in the scripts
