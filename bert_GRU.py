@@ -13,7 +13,7 @@ import utils
 parser = utils.bert_argument_parser(__doc__, "bert_GRU", head_lr=1e-3)
 
 if __name__ == "__main__":  # a wrong argument or file is told before the seconds that the imports below take
-    args, corpora = utils.parse_arguments(parser, ("GRUClassifier",))
+    args, corpora = utils.parse_arguments(parser, lambda args: utils.check_encoder(args, ("GRUClassifier",)))
 
 import torch
 from torch import nn

@@ -19,7 +19,8 @@ parser.add_argument(
 )
 
 if __name__ == "__main__":  # a wrong argument or file is told before the seconds that the imports below take
-    args, corpora = utils.parse_arguments(parser, ("ForSequenceClassification", "MeanPoolingClassifier"))
+    classes = ("ForSequenceClassification", "MeanPoolingClassifier")
+    args, corpora = utils.parse_arguments(parser, lambda args: utils.check_encoder(args, classes))
 
 import math
 import time
@@ -297,12 +298,8 @@ def to_probabilities(logits):
 
 
 def dev_metrics(prediction):
-    """What Trainer chooses the best checkpoint by: micro-F1 at the threshold that serves this epoch best, and at 0.5."""
-    labels, probabilities = prediction.label_ids, to_probabilities(prediction.predictions)
-    return {
-        f"micro_f1{name}": utils.micro_f1(labels, utils.decide(probabilities, threshold))
-        for name, threshold in (("", utils.tune_threshold(labels, probabilities)), ("_at_0.5", 0.5))
-    }
+    """What Trainer chooses the best checkpoint by."""
+    return utils.micro_f1_by_rule(prediction.label_ids, to_probabilities(prediction.predictions))
 
 
 def make_trainer(args, model, tokenizer, new_weights, datasets, precision):
@@ -381,7 +378,7 @@ def main(args, corpora, model_class):
     datasets = {split: tokenize(rows, tokenizer, model.config) for split, rows in corpora.items()}
     precision = resolve_precision(args.precision)
     trainer = make_trainer(args, model, tokenizer, new_weights, datasets, precision)
-    run = utils.start_run(args, corpora, trainer.args.device)
+    run = utils.start_run(args, {split: len(rows) for split, rows in corpora.items()}, trainer.args.device)
     utils.log.info(describe(trainer, tokenizer, datasets, precision))
 
     if not args.model_ckpt_path:
@@ -390,8 +387,11 @@ def main(args, corpora, model_class):
         tokenizer.save_pretrained(args.output_dir / "best")
 
     probabilities = {split: predict(trainer, datasets[split]) for split in corpora if split != "train"}
-    threshold = utils.choose_threshold(args, corpora, probabilities)
-    utils.evaluate_and_write(args, corpora, probabilities, threshold)
+    if args.model_ckpt_path:
+        threshold = utils.checkpoint_threshold(args)
+    else:
+        threshold = utils.choose_threshold(args, utils.encode_labels(corpora["dev"]), probabilities["dev"])
+    utils.evaluate_and_write(args, {split: [(corpora[split], scores)] for split, scores in probabilities.items()}, threshold)
     utils.finish_run(args, run)
 
 

@@ -4,10 +4,12 @@ Importing this module is light: torch and transformers stay out of it, scikit-le
 """
 
 import argparse
+import array
 import contextlib
 import datetime
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import logging
 import math
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import time
 import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +57,7 @@ def iter_corpus(path, labelled=None):
         raise InputError(f"{path}: no such file")
     if not path.is_file():
         raise InputError(f"{path}: is not a file; give a .jsonl file")
-    first_line_of_id, blank_line, first_is_labelled = {}, None, None
+    hashes, blank_line, first_is_labelled = array.array("q"), None, None  # of the ids: 8 bytes a line
     try:
         file = path.open("rb")
     except OSError as error:
@@ -79,9 +82,7 @@ def iter_corpus(path, labelled=None):
             except (ValueError, RecursionError) as error:
                 refuse(f"is not JSON ({getattr(error, 'msg', error)})", "write one JSON object on each line")
             _check_row(row, refuse)
-            if row["id"] in first_line_of_id:
-                refuse(f"id: {row['id']!r} stands on line {first_line_of_id[row['id']]} too", "make every id unique")
-            first_line_of_id[row["id"]] = number
+            hashes.append(hash(row["id"]))
             row_is_labelled = row.get("output") not in (None, "")
             if first_is_labelled is None:
                 first_is_labelled = row_is_labelled
@@ -92,13 +93,26 @@ def iter_corpus(path, labelled=None):
             if row_is_labelled:
                 _check_labels(row["output"], refuse)
             yield row
-    if not first_line_of_id:
+    if not hashes:
         raise InputError(f"{path}: is empty; put one JSON object on each line")
+    by_hash = np.argsort(hashes, kind="stable")
+    repeats = np.flatnonzero(np.diff(np.asarray(hashes)[by_hash]) == 0)
+    if len(repeats):
+        first, again = by_hash[repeats[0] : repeats[0] + 2]
+        with path.open(encoding="utf-8-sig") as file:
+            repeated = json.loads(next(itertools.islice(file, int(again), None)))["id"]
+        message = f"id: {repeated!r} stands on line {first + 1} too; make every id unique"
+        raise InputError(f"{path}: line {again + 1}: {message}")
 
 
 def read_corpus(path, labelled=None):
     """The rows of `iter_corpus` as a list."""
     return list(iter_corpus(path, labelled))
+
+
+def count_lines(path, labelled=None):
+    """The number of rows of `iter_corpus`, each checked and none kept."""
+    return sum(1 for _ in iter_corpus(path, labelled))
 
 
 def _check_row(row, refuse):
@@ -187,6 +201,32 @@ def text_and_target(row):
     return normalise_text(row["input"]["form"]), target and normalise_text(target)
 
 
+# Prompt of the GPT scripts
+
+PROMPTS = {  # in the layout that KULLM was tuned with; answers in the order of EMOTIONS, the last one where there is none
+    "ko": {
+        "prefix": (
+            "명령어와 입력을 읽고 알맞은 응답을 쓰세요.\n\n### 명령어:\n"
+            "입력의 글쓴이가 대상에게 보이는 감정을 고르세요: 기쁨, 기대, 신뢰, 깜짝, 혐오, 공포, 분노, 슬픔. "
+            "감정이 없으면 없음이라고 답하세요.\n\n### 입력:\n"
+        ),
+        "target": "\n대상: ",
+        "response": "\n\n### 응답:\n",
+        "answers": ("기쁨", "기대", "신뢰", "깜짝", "혐오", "공포", "분노", "슬픔", "없음"),
+    },
+    "en": {
+        "prefix": (
+            "Read the instruction and the input, then write the response.\n\n### Instruction:\n"
+            "Which emotion does the writer of the input show towards the target: joy, anticipation, trust, surprise, "
+            "disgust, fear, anger or sadness? If there is no emotion, answer none.\n\n### Input:\n"
+        ),
+        "target": "\nTarget: ",
+        "response": "\n\n### Response:",
+        "answers": (" joy", " anticipation", " trust", " surprise", " disgust", " fear", " anger", " sadness", " none"),
+    },
+}
+
+
 # Decision rule and metrics
 
 
@@ -225,6 +265,12 @@ def micro_f1(labels, decisions):
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels.astype(bool), decisions.astype(bool), average="micro", zero_division=0))
+
+
+def micro_f1_by_rule(labels, probabilities):
+    """Micro-F1 at the threshold that serves these lines best, and at 0.5: what the best checkpoint is chosen by."""
+    thresholds = {"micro_f1": tune_threshold(labels, probabilities), "micro_f1_at_0.5": 0.5}
+    return {name: micro_f1(labels, decide(probabilities, threshold)) for name, threshold in thresholds.items()}
 
 
 def cross_fitted_micro_f1(labels, probabilities, folds=5, seed=0):
@@ -278,11 +324,12 @@ def majority_micro_f1(labels):
     return micro_f1(labels, answer), EMOTIONS[column]
 
 
-def choose_threshold(args, corpora, probabilities):
-    """The threshold of this run: `--threshold`, or the checkpoint's, or one tuned on dev; saved with a new checkpoint."""
-    if args.model_ckpt_path:
-        return load_threshold(args.model_ckpt_path) if args.threshold == "auto" else args.threshold
-    labels, scores = encode_labels(corpora["dev"]), probabilities["dev"]
+def choose_threshold(args, labels, scores):
+    """The threshold of a run that trained: `--threshold`, or one tuned on dev; saved with its checkpoint.
+
+    Args:
+        labels, scores: of dev, shape [lines, 8].
+    """
     tuned = args.threshold == "auto"
     threshold = tune_threshold(labels, scores) if tuned else args.threshold
     decision = {"emotions": EMOTIONS, "threshold": threshold, "tuned_on": "dev" if tuned else None}
@@ -298,9 +345,11 @@ def choose_threshold(args, corpora, probabilities):
     return threshold
 
 
-def load_threshold(directory):
-    """The threshold of a checkpoint's `decision.json`. Raises InputError where there is none that can be used."""
-    path = Path(directory) / "decision.json"
+def checkpoint_threshold(args):
+    """`--threshold`, or that in `decision.json` of the checkpoint. Raises InputError where there is none that can be used."""
+    if args.threshold != "auto":
+        return args.threshold
+    path = args.model_ckpt_path / "decision.json"
     try:
         decision = json.loads(path.read_text(encoding="utf-8"))
         threshold, emotions = decision["threshold"], tuple(decision["emotions"])
@@ -346,15 +395,22 @@ def threshold_argument(text):
     return text if text == "auto" else number(float, 0, 1)(text)
 
 
-def add_shared_arguments(parser, script):
-    """Declare the arguments of all four scripts; return the groups for data, model and output."""
+def add_shared_arguments(parser, script, predicts=True):
+    """Declare the arguments that the scripts share; return the groups for data, model and output.
+
+    Args:
+        predicts: whether the script can take a checkpoint to predict with.
+    """
     data = parser.add_argument_group("data")
     for split, condition in (("dev", ""), ("test", ", if it exists")):
         default = f"default: {CORPUS_FILE.format(split)}{condition}"
         data.add_argument(f"--{split}-file", metavar="FILE", type=Path, help=default)
     data.add_argument("--sample", action="store_true", help="take corpus and model from data/sample/; offline, on a CPU")
     model = parser.add_argument_group("model and decision rule")
-    model.add_argument("--model-ckpt-path", metavar="DIR", type=Path, help="a checkpoint (best/ of a run) to predict with")
+    if predicts:
+        model.add_argument("--model-ckpt-path", metavar="DIR", type=Path, help="a checkpoint (best/ of a run) to predict with")
+    else:
+        parser.set_defaults(model_ckpt_path=None)
     model.add_argument(
         "--threshold",
         metavar="auto|T",
@@ -411,14 +467,15 @@ def bert_argument_parser(description, script, head_lr):
     return parser
 
 
-def parse_arguments(parser, architectures, argv=None):
+def parse_arguments(parser, check_checkpoint=None, read=read_corpus, argv=None):
     """Parse the command line and check all that can be checked without torch.
 
     Args:
-        architectures: tuple; how the class names end that `--model-ckpt-path` may be of.
+        check_checkpoint: called with the arguments where a checkpoint is to predict; raises InputError if it cannot.
+        read: what makes of a corpus file the value that is returned for its split.
 
     Returns:
-        (args, corpora): the arguments, and the rows of each corpus file by split. Training reads train, dev and, where
+        (args, corpora): the arguments, and `read` of each corpus file by split. Training reads train, dev and, where
         there is one, test; a checkpoint needs dev or test.
 
     Exits with code 2 and one line on standard error where an argument or a file is wrong.
@@ -429,15 +486,17 @@ def parse_arguments(parser, architectures, argv=None):
         parser.set_defaults(**files, **args.sample_defaults)
         args = parser.parse_args(argv)
     del args.sample_defaults
+    predicting = "train_file" not in args or args.model_ckpt_path
     try:
         resume = getattr(args, "resume", False)
-        if resume and args.model_ckpt_path:
+        if resume and predicting:
             raise InputError("--resume goes on with training, --model-ckpt-path only predicts; give one of them")
-        check_output_dir(args.output_dir, resume)
-        if args.model_ckpt_path:
-            check_checkpoint(args.model_ckpt_path, architectures, args.threshold)
-        corpora = read_corpora(args)
-        if not args.model_ckpt_path:
+        if not getattr(args, "estimate", False):  # which writes nothing
+            check_output_dir(args.output_dir, resume)
+        if predicting:
+            check_checkpoint(args)
+        corpora = read_corpora(args, predicting, read)
+        if not predicting:
             check_model(args.model)
     except InputError as error:
         parser.error(str(error))
@@ -475,8 +534,12 @@ def check_output_dir(path, resume):
         raise InputError(f"{path}: cannot be written; give another --output-dir")
 
 
-def check_checkpoint(path, architectures, threshold):
-    """Raise InputError if `path` is no checkpoint of this script, or has no decision rule where one is wanted."""
+def check_encoder(args, architectures):
+    """Raise InputError if `--model-ckpt-path` is no checkpoint of a class whose name ends in one of `architectures`.
+
+    So too if it has no decision rule where one is wanted.
+    """
+    path = args.model_ckpt_path
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         architecture, labels = config["architectures"][0], tuple(config["id2label"].values())
@@ -486,13 +549,46 @@ def check_checkpoint(path, architectures, threshold):
         raise InputError(f"{path}: is a checkpoint of {architecture}; predict with the script that trained it")
     if labels != EMOTIONS:
         raise InputError(f"{path}: config.json names other labels than {', '.join(EMOTIONS)}; give best/ of a run")
-    if threshold == "auto":
-        load_threshold(path)
+    checkpoint_threshold(args)
 
 
-def read_corpora(args):
-    """Read the corpus files that `args` names: {"train": rows, "dev": rows, "test": rows}, without those not needed."""
-    training = not args.model_ckpt_path
+def check_adapter(args):
+    """Raise InputError if `--model-ckpt-path` is no checkpoint of gpt_train.py, or its base model cannot be had.
+
+    Under --sample alone, it becomes the newest checkpoint that gpt_train.py --sample has made.
+    """
+    if args.model_ckpt_path is None and args.sample:
+        args.model_ckpt_path = newest_sample_checkpoint()
+    if args.model_ckpt_path is None:
+        raise InputError("--model-ckpt-path is required (or --sample); give best/ of a run of gpt_train.py")
+    path = args.model_ckpt_path
+    try:
+        base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        json.loads((path / "prompt.json").read_text(encoding="utf-8"))["strings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{path}: is no checkpoint of gpt_train.py (adapter_config.json or prompt.json is missing or broken); "
+            "give best/ of a run"
+        ) from None
+    checkpoint_threshold(args)
+    check_model(args.model or base)
+
+
+def newest_sample_checkpoint():
+    """best/ of the newest finished run of gpt_train.py --sample below outputs/. Raises InputError if there is none."""
+    runs = []
+    for file in Path("outputs").glob("*/run.json"):
+        run = json.loads(file.read_text(encoding="utf-8"))
+        if run["script"] == "gpt_train.py" and run["arguments"]["sample"] and "seconds" in run:
+            runs.append((run["started"], file.parent / "best"))
+    if not runs:
+        raise InputError("--sample: no finished run below outputs/; make one with python gpt_train.py --sample")
+    return max(runs)[1]
+
+
+def read_corpora(args, predicting, read):
+    """`read` the corpus files that `args` names: {"train": ..., "dev": ..., "test": ...}, without those not needed."""
+    training = not predicting
     corpora = {}
     for split in ("train", "dev", "test") if training else ("dev", "test"):
         name = f"{split}_file"
@@ -506,7 +602,7 @@ def read_corpora(args):
                 )
             continue
         setattr(args, name, path)
-        corpora[split] = read_corpus(path, labelled=True if training and split != "test" else None)
+        corpora[split] = read(path, labelled=True if training and split != "test" else None)
     if not corpora:
         raise InputError("nothing to predict: give --dev-file or --test-file")
     return corpora
@@ -537,21 +633,25 @@ def check_model(name):
 # Run directory
 
 
-def write_text(path, text):
-    """Write a file that appears whole or not at all."""
+@contextlib.contextmanager
+def whole_file(path):
+    """Open a text file to write that appears, whole, when the block has ended without an error."""
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        yield file
     partial.replace(path)
 
 
 def write_json(path, value):
     """Write an object as indented JSON; Korean stays readable."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+    with whole_file(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
 
 
 def quiet_libraries():
     """Silence what libraries say in a healthy run that concerns nobody, each message by its own logger and wording."""
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks for it
     for name, message in (
         ("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward"),  # optional kernels, for 4 bits on a CPU
         ("transformers.trainer_utils", "mtime may not be reliable"),  # small checkpoints a moment apart
@@ -560,10 +660,14 @@ def quiet_libraries():
         logging.getLogger(name).addFilter(lambda record, message=message: message not in record.getMessage())
 
 
-def start_run(args, corpora, device):
+def start_run(args, lines, device):
     """Make the output directory with its `train.log` and `run.json`; what `log.info` says goes to both screen and log.
 
-    Returns the content of `run.json`, for `finish_run`.
+    Args:
+        lines: the number of lines of each corpus file, by split.
+
+    Returns:
+        The content of `run.json`, for `finish_run`.
     """
     args.output_dir.mkdir(parents=True, exist_ok=True)
     log.setLevel(logging.INFO)
@@ -572,15 +676,15 @@ def start_run(args, corpora, device):
     run = {
         "script": Path(sys.argv[0]).name,
         "arguments": vars(args),
-        "seed": args.seed,
+        "seed": getattr(args, "seed", None),  # nothing is drawn where nothing is trained
         "device": device,
         "data": {
             split: {
                 "file": getattr(args, f"{split}_file"),
-                "lines": len(rows),
-                "sha256": hashlib.sha256(getattr(args, f"{split}_file").read_bytes()).hexdigest(),
+                "lines": count,
+                "sha256": sha256(getattr(args, f"{split}_file")),
             }
-            for split, rows in corpora.items()
+            for split, count in lines.items()
         },
         "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
         "git_commit": git_commit(),
@@ -589,6 +693,12 @@ def start_run(args, corpora, device):
     }
     write_json(args.output_dir / "run.json", run)
     return run
+
+
+def sha256(path):
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_commit():
@@ -608,9 +718,10 @@ def finish_run(args, run):
     run["peak_memory_gib"] = peak_memory_gib()
     write_json(args.output_dir / "run.json", run)
     memory = ", ".join(f"{gib} GiB on the {where}" for where, gib in run["peak_memory_gib"].items())
-    checkpoint = args.model_ckpt_path or args.output_dir / "best"
+    checkpoint = getattr(args, "model_ckpt_path", None) or args.output_dir / "best"
+    script = run["script"].replace("gpt_train", "gpt_inference")
     log.info("\nDone in %.0f s; peak memory %s. Metrics and predictions: %s", run["seconds"], memory, args.output_dir)
-    log.info("To predict a file: python %s --model-ckpt-path %s --test-file FILE --output-dir DIR", run["script"], checkpoint)
+    log.info("To predict a file: python %s --model-ckpt-path %s --test-file FILE --output-dir DIR", script, checkpoint)
 
 
 def peak_memory_gib():
@@ -631,33 +742,42 @@ def peak_memory_gib():
     return peak
 
 
-def write_predictions(directory, split, rows, probabilities, decisions):
-    """Write `<split>.jsonl`, the corpus with its `output` filled, and `<split>.scores.jsonl`, the probabilities."""
-    filled = [row | {"output": decode_labels(decision)} for row, decision in zip(rows, decisions, strict=True)]
-    scores = [
-        {"id": row["id"], "scores": dict(zip(EMOTIONS, map(float, line), strict=True))}
-        for row, line in zip(rows, probabilities, strict=True)
-    ]
-    for name, lines in ((f"{split}.jsonl", filled), (f"{split}.scores.jsonl", scores)):
-        write_text(Path(directory) / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+def write_predictions(directory, split, chunks, threshold):
+    """Write `<split>.jsonl`, the corpus with its `output` filled, and `<split>.scores.jsonl`, the probabilities.
+
+    Args:
+        chunks: iterable of (rows, probabilities [rows, 8]), in the order of the corpus; written as they come.
+
+    Returns:
+        (labels, probabilities) of all lines, [lines, 8]; None where the lines have no labels, and then none are kept.
+    """
+    labelled = []
+    predictions, scores = (whole_file(Path(directory) / f"{split}{ending}") for ending in (".jsonl", ".scores.jsonl"))
+    with predictions as predictions, scores as scores:
+        for rows, probabilities in chunks:
+            for row, line, decision in zip(rows, probabilities, decide(probabilities, threshold), strict=True):
+                print(json.dumps(row | {"output": decode_labels(decision)}, ensure_ascii=False), file=predictions)
+                named = dict(zip(EMOTIONS, map(float, line), strict=True))
+                print(json.dumps({"id": row["id"], "scores": named}, ensure_ascii=False), file=scores)
+            if rows[0].get("output"):
+                labelled.append((encode_labels(rows), probabilities))
+    return tuple(map(np.concatenate, zip(*labelled, strict=True))) if labelled else None
 
 
-def evaluate_and_write(args, corpora, probabilities, decision_threshold):
+def evaluate_and_write(args, chunks, threshold):
     """Write predictions for every split scored, and the metrics of those that are labelled; print a table of each.
 
     Args:
-        probabilities: by split, shape [lines, 8], in the order of `corpora[split]`.
+        chunks: by split, what `write_predictions` takes.
     """
     metrics = {}
-    for split, scores in probabilities.items():
-        rows, decisions = corpora[split], decide(scores, decision_threshold)
-        write_predictions(args.output_dir, split, rows, scores, decisions)
-        if rows[0].get("output"):
-            labels = encode_labels(rows)
-            metrics[split] = compute_metrics(labels, scores, decisions)
-            log.info("\n%s", metrics_table(split, labels, metrics[split], decision_threshold))
+    for split, scored in chunks.items():
+        written = write_predictions(args.output_dir, split, scored, threshold)
+        if written:
+            labels, probabilities = written
+            metrics[split] = compute_metrics(labels, probabilities, decide(probabilities, threshold))
+            log.info("\n%s", metrics_table(split, labels, metrics[split], threshold))
     write_json(args.output_dir / "metrics.json", metrics)
-    return metrics
 
 
 def metrics_table(split, labels, metrics, threshold):

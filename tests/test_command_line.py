@@ -11,7 +11,8 @@ from conftest import ROOT, make_row, run_script, write_rows
 
 import utils
 
-SCRIPTS = ("bert_plain.py", "bert_GRU.py")
+TRAINING_SCRIPTS = ("bert_plain.py", "bert_GRU.py", "gpt_train.py")
+SCRIPTS = (*TRAINING_SCRIPTS, "gpt_inference.py")
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def assert_refused(process, *told):
 
 def fastest_of_three(command):
     times = []
-    for _ in range(3):
+    for _ in range(3):  # the machine may be busy
         started = time.perf_counter()
         subprocess.run(command, cwd=ROOT, capture_output=True)
         times.append(time.perf_counter() - started)
@@ -55,7 +56,7 @@ def test_help_is_quick_and_names_every_flag_of_the_readme(script):
     assert flags - set(re.findall(r"--[a-z][a-z-]+", readme)) == set()
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", TRAINING_SCRIPTS)
 def test_a_broken_corpus_is_refused_before_torch_is_imported(script, corpus, tmp_path):
     write_rows(tmp_path / "train.jsonl", [make_row("a"), make_row("b", form="", target=None)])
     assert_refused(run_script(script, *corpus), tmp_path / "train.jsonl", "line 2", "input.form")
@@ -96,6 +97,54 @@ def test_a_broken_corpus_is_refused_before_torch_is_imported(script, corpus, tmp
 def test_a_wrong_argument_is_refused_in_one_line(arguments, told, corpus, tmp_path):
     assert_refused(run_script("bert_plain.py", *corpus, *arguments), told)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--objective", "regression"], "--objective"),
+        (["--language", "fr"], "--language"),
+        (["--rank", "0"], "--rank"),
+        (["--alpha", "-1"], "--alpha"),
+        (["--dropout", "1"], "--dropout"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--max-length", "3"], "--max-length"),
+        (["--model-ckpt-path", "x"], "--model-ckpt-path"),
+        (["--model", "nobody/no-such-model"], "--model PATH"),
+        (["--output-dir", "tests"], "--resume"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_argument_of_gpt_train_is_refused(arguments, told, corpus, tmp_path):
+    assert_refused(run_script("gpt_train.py", *corpus, *arguments), told)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "--model-ckpt-path is required"),
+        (["--sample"], "python gpt_train.py --sample"),
+        (["--model-ckpt-path", "no/such/checkpoint"], "no/such/checkpoint: is no checkpoint of gpt_train.py"),
+        (["--model-ckpt-path", "{adapter}"], "decision.json"),
+        (["--model-ckpt-path", "{adapter}", "--threshold", "0.5"], "somewhere/else: not on this machine"),
+        (["--model-ckpt-path", "{adapter}", "--threshold", "0.5", "--model", "{adapter}"], "no config.json"),
+        (["--model-ckpt-path", "{adapter}", "--threshold", "0.5", "--dev-file", "no/such.jsonl"], "no/such.jsonl"),
+        (["--precision", "int8"], "--precision"),
+        (["--batch-size", "none"], "--batch-size"),
+        (["--train-file", "x"], "--train-file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_argument_of_gpt_inference_is_refused(arguments, told, corpus, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "somewhere/else"}))
+    (adapter / "prompt.json").write_text(json.dumps({"strings": {}}))
+    arguments = [argument.format(adapter=adapter) for argument in arguments]
+    files = [] if "--dev-file" in arguments or "--sample" in arguments else ["--dev-file", tmp_path / "dev.jsonl"]
+    assert_refused(run_script("gpt_inference.py", *files, *arguments, cwd=tmp_path), told)
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_missing_corpus_says_where_it_is_applied_for(tmp_path):

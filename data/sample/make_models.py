@@ -1,11 +1,13 @@
-"""Make the tiny model of the sample: a RoBERTa laid out as klue/roberta-large is, small enough to stand in the repository.
+"""Make the tiny models of the sample, small enough to stand in the repository.
 
-    python data/sample/make_models.py --teacher DIR --extra FILE
+    python data/sample/make_models.py roberta-tiny --teacher DIR --extra FILE      laid out as klue/roberta-large is
+    python data/sample/make_models.py gpt-neox-tiny --teacher DIR --extra FILE     laid out as polyglot-ko-12.8b is
 
 Six hundred lines teach a model of this size nothing about Korean, so it learns from a larger encoder first: from the text of
-train.jsonl and of FILE (a labelled corpus file) spans of words are drawn, and its [CLS] learns to say of each what the
-teacher's mean-pooled representation says; on whole lines of FILE it learns to tell their emotions as well. dev.jsonl and
-test.jsonl are not read. data/README.md says which DIR and FILE made the model that is shipped. Ten minutes on two cores.
+train.jsonl and of FILE (a labelled corpus file) spans of words are drawn, and its representation ([CLS]; the position that
+foretells the answer to the prompt) learns to say of each what the teacher's mean-pooled one says; on whole lines of FILE it
+learns to tell their emotions as well. dev.jsonl and test.jsonl are not read. data/README.md says which DIR and FILE made the
+models that are shipped. Ten and twenty minutes on two cores.
 """
 
 import argparse
@@ -15,28 +17,31 @@ from pathlib import Path
 
 import torch
 import transformers
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import AutoModel, AutoTokenizer, BertTokenizer, RobertaConfig, RobertaModel
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertTokenizer,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+)
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
+import gpt_inference
+import gpt_train
 import utils
 
 SPECIAL_TOKENS = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]  # in the order of klue/roberta-large
 LONGEST = 64  # tokens of a span that are read
 HELD_OUT = 500  # spans that only measure
-
-
-def train_tokenizer(texts, vocab_size):
-    """A cased WordPiece tokenizer."""
-    # Lowercasing would strip accents too, and with them take Hangul apart.
-    trainer = BertWordPieceTokenizer(lowercase=False, strip_accents=False)
-    trainer.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, limit_alphabet=2000)
-    return BertTokenizer(vocab=trainer.get_vocab(), do_lower_case=False, strip_accents=False, model_max_length=512)
 
 
 def draw_spans(text, count, rng):
@@ -66,80 +71,157 @@ def teach(directory, texts, batch_size=128):
     return F.normalize(said - said.mean(0), dim=-1)
 
 
-def distil(tokenizer, spans, said, labels, args):
-    """Train a RobertaModel so that a linear layer on its [CLS] points where the teacher does.
+class TinyRoberta(nn.Module):
+    """roberta-tiny, with a linear layer on its [CLS] for the emotions while it learns."""
+
+    batch_size, lr = 128, 1e-3
+
+    def __init__(self, texts, hidden=96, layers=3, vocab_size=4000):
+        super().__init__()
+        # Lowercasing would strip accents too, and with them take Hangul apart.
+        trainer = BertWordPieceTokenizer(lowercase=False, strip_accents=False)
+        trainer.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, limit_alphabet=2000)
+        cased = {"do_lower_case": False, "strip_accents": False}
+        self.tokenizer = BertTokenizer(vocab=trainer.get_vocab(), **cased, model_max_length=512)
+        self.model = RobertaModel(
+            RobertaConfig(
+                vocab_size=len(self.tokenizer),
+                hidden_size=hidden,
+                num_hidden_layers=layers,
+                num_attention_heads=4,
+                intermediate_size=4 * hidden,
+                max_position_embeddings=514,
+                type_vocab_size=1,
+                layer_norm_eps=1e-5,
+                initializer_range=0.05,
+                bos_token_id=self.tokenizer.cls_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=self.tokenizer.sep_token_id,
+            ),
+            add_pooling_layer=False,
+        )
+        self.to_emotions = nn.Linear(hidden, len(utils.EMOTIONS))
+
+    def encode(self, spans):
+        return self.tokenizer(spans, truncation=True, max_length=LONGEST)["input_ids"]
+
+    def forward(self, input_ids):
+        """A batch of token ids to a representation of each, [batch, hidden]."""
+        return self.model(**self.tokenizer.pad({"input_ids": input_ids}, return_tensors="pt")).last_hidden_state[:, 0]
+
+    def emotion_loss(self, represented, labels):
+        return F.binary_cross_entropy_with_logits(self.to_emotions(F.dropout(represented)), labels)
+
+
+class TinyGPTNeoX(nn.Module):
+    """gpt-neox-tiny, which reads a span in the prompt of the GPT scripts."""
+
+    batch_size, lr = 32, 1e-3
+
+    def __init__(self, texts, hidden=128, layers=4, vocab_size=3600):
+        super().__init__()
+        prompt = utils.PROMPTS["ko"]
+        trainer = ByteLevelBPETokenizer()
+        around = [prompt["prefix"], prompt["target"], prompt["response"], *prompt["answers"]]
+        often = around * len(texts)  # so that each answer becomes one token
+        trainer.train_from_iterator([*texts, *often], vocab_size=vocab_size, special_tokens=["<|endoftext|>"])
+        self.tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=trainer,
+            eos_token="<|endoftext|>",
+            pad_token="<|endoftext|>",
+            model_max_length=2048,
+            model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        )
+        self.model = GPTNeoXForCausalLM(
+            GPTNeoXConfig(
+                vocab_size=len(self.tokenizer),
+                hidden_size=hidden,
+                num_hidden_layers=layers,
+                num_attention_heads=4,
+                intermediate_size=4 * hidden,
+                max_position_embeddings=2048,
+                rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+                use_parallel_residual=True,
+                tie_word_embeddings=False,
+                bos_token_id=self.tokenizer.eos_token_id,
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=self.tokenizer.eos_token_id,
+                hidden_dropout=0.1,
+            )
+        )
+        self.prompt = gpt_inference.Prompt(prompt, self.tokenizer, max_length=2048)
+        self.prompt.room = LONGEST
+        self.answers = gpt_inference.AnswerHead(self.model.lm_head, self.prompt.answer_ids)
+
+    def encode(self, spans):
+        return self.prompt.encode([{"input": {"form": span}} for span in spans])
+
+    def forward(self, input_ids):
+        """A batch of token ids to the hidden state that foretells the answer of each, [batch, hidden]."""
+        inputs = self.prompt.pack(input_ids)
+        kept = inputs.pop("logits_to_keep")[0]
+        return self.model.gpt_neox(**inputs).last_hidden_state[0, kept]
+
+    def emotion_loss(self, represented, labels):
+        return gpt_train.answer_loss(self.answers(represented[None]), labels)
+
+
+def distil(student, spans, said, labels, epochs):
+    """Train a student so that a linear layer on its representation points where the teacher does.
 
     Args:
+        student: a TinyRoberta or a TinyGPTNeoX.
         said: unit vectors, shape [spans, teacher's hidden size].
-        labels: shape [spans, 8], NaN where a span is no whole labelled line; learnt by binary cross-entropy beside.
+        labels: shape [spans, 8], NaN where a span is no whole labelled line; learnt beside.
     """
-    model = RobertaModel(
-        RobertaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=args.hidden,
-            num_hidden_layers=args.layers,
-            num_attention_heads=4,
-            intermediate_size=4 * args.hidden,
-            max_position_embeddings=514,
-            type_vocab_size=1,
-            layer_norm_eps=1e-5,
-            initializer_range=0.05,
-            bos_token_id=tokenizer.cls_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.sep_token_id,
-        ),
-        add_pooling_layer=False,
-    )
-    to_teacher, to_emotions = nn.Linear(args.hidden, said.shape[1]), nn.Linear(args.hidden, len(utils.EMOTIONS))
-    parameters = [*model.parameters(), *to_teacher.parameters(), *to_emotions.parameters()]
-    input_ids = tokenizer(spans, truncation=True, max_length=LONGEST)["input_ids"]
+    input_ids = student.encode(spans)
+    with torch.no_grad():
+        to_teacher = nn.Linear(student(input_ids[:1]).shape[1], said.shape[1])
+    parameters = [*student.parameters(), *to_teacher.parameters()]
 
     def losses(batch):
-        inputs = tokenizer.pad({"input_ids": [input_ids[index] for index in batch]}, return_tensors="pt")
-        cls = model(**inputs).last_hidden_state[:, 0]
-        distance = 1 - (F.normalize(to_teacher(cls), dim=-1) * said[batch]).sum(-1).mean()
+        represented = student([input_ids[index] for index in batch])
+        distance = 1 - (F.normalize(to_teacher(represented), dim=-1) * said[batch]).sum(-1).mean()
         known = ~labels[batch, 0].isnan()
         if not known.any():
             return distance, torch.zeros(())
-        return distance, F.binary_cross_entropy_with_logits(to_emotions(F.dropout(cls))[known], labels[batch][known])
+        return distance, student.emotion_loss(represented[known], labels[batch][known])
 
     shuffled = torch.randperm(len(spans)).tolist()
     held_out, rest = shuffled[:HELD_OUT], shuffled[HELD_OUT:]
     lengths = [len(input_ids[index]) for index in rest]
-    steps = args.epochs * -(-len(rest) // args.batch_size)
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=steps, pct_start=0.05)
-    for epoch in range(args.epochs):
-        order = [rest[position] for position in get_length_grouped_indices(lengths, args.batch_size)]
-        batches = [order[start : start + args.batch_size] for start in range(0, len(order), args.batch_size)]
+    steps = epochs * -(-len(rest) // student.batch_size)
+    optimizer = torch.optim.AdamW(parameters, lr=student.lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, student.lr, total_steps=steps, pct_start=0.05)
+    for epoch in range(epochs):
+        order = [rest[position] for position in get_length_grouped_indices(lengths, student.batch_size)]
+        batches = [order[start : start + student.batch_size] for start in range(0, len(order), student.batch_size)]
         random.shuffle(batches)
-        model.train()
-        for batch in tqdm(batches, desc=f"epoch {epoch + 1}/{args.epochs}", leave=False, disable=None):
+        student.train()
+        for batch in tqdm(batches, desc=f"epoch {epoch + 1}/{epochs}", leave=False, disable=None):
             sum(losses(batch)).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-        model.eval()
+        student.eval()
         with torch.no_grad():
-            print(
-                f"epoch {epoch + 1}: cosine to the teacher on held-out spans {1 - losses(held_out)[0].item():.3f}", flush=True
-            )
-    return model
+            batches = [held_out[start : start + student.batch_size] for start in range(0, HELD_OUT, student.batch_size)]
+            cosine = 1 - sum(losses(batch)[0].item() * len(batch) for batch in batches) / HELD_OUT
+        print(f"epoch {epoch + 1}: cosine to the teacher on held-out spans {cosine:.3f}", flush=True)
+
+
+STUDENTS = {"roberta-tiny": TinyRoberta, "gpt-neox-tiny": TinyGPTNeoX}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("student", choices=STUDENTS)
     parser.add_argument("--teacher", required=True, help="an encoder that reads Korean, for mean pooling: multilingual-e5")
     parser.add_argument("--extra", type=Path, required=True, help="a labelled corpus file to learn from beside train.jsonl")
-    parser.add_argument("--output-dir", type=Path, default=HERE / "roberta-tiny")
-    parser.add_argument("--hidden", type=int, default=96)
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--vocab-size", type=int, default=4000)
+    parser.add_argument("--output-dir", type=Path, default=HERE, help="where the model's directory is put; default: here")
     parser.add_argument("--spans", type=int, default=10, help="drawn from each line")
     parser.add_argument("--epochs", type=int, default=14)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=42)
     args = parser.parse_args()
     transformers.set_seed(args.seed)
@@ -152,14 +234,16 @@ def main():
     spans = sorted({span for text in texts for span in draw_spans(text, args.spans, rng)})
     whole = dict(zip(texts[len(train) :], utils.encode_labels(extra).tolist(), strict=True))
     labels = torch.tensor([whole.get(span, [torch.nan] * len(utils.EMOTIONS)) for span in spans])
-    tokenizer = train_tokenizer(texts, args.vocab_size)
-    print(f"{len(texts)} lines, {len(spans)} spans, {len(tokenizer)} tokens", flush=True)
+    student = STUDENTS[args.student](texts)
+    print(f"{len(texts)} lines, {len(spans)} spans, {len(student.tokenizer)} tokens", flush=True)
 
-    model = distil(tokenizer, spans, teach(args.teacher, spans), labels, args)
-    model.save_pretrained(args.output_dir)
-    tokenizer.save_pretrained(args.output_dir)
-    size = sum(file.stat().st_size for file in args.output_dir.iterdir())
-    print(f"{args.output_dir}: {model.num_parameters():,} parameters, {size / 2**20:.2f} MiB")
+    distil(student, spans, teach(args.teacher, spans), labels, args.epochs)
+    directory = args.output_dir / args.student
+    half = torch.bfloat16 if args.student == "gpt-neox-tiny" else torch.float32  # as the models that they are laid out as
+    student.model.to(half).save_pretrained(directory)
+    student.tokenizer.save_pretrained(directory)
+    size = sum(file.stat().st_size for file in directory.iterdir())
+    print(f"{directory}: {student.model.num_parameters():,} parameters, {size / 2**20:.2f} MiB")
 
 
 if __name__ == "__main__":

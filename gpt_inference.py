@@ -1,0 +1,357 @@
+"""Tell which of eight emotions a Korean sentence shows towards its target with a model fine-tuned by gpt_train.py.
+
+The presence of each emotion is decided from the probability that the model goes on from the prompt to its answer.
+
+    python gpt_inference.py --model-ckpt-path outputs/gpt_train/best
+                                         predict the dev file, and the test file if there is one
+    python gpt_inference.py --model-ckpt-path outputs/gpt_train/best --test-file FILE --output-dir DIR
+    python gpt_inference.py --sample     predict the sample corpus with the newest run of gpt_train.py --sample
+"""
+
+import utils
+
+parser = utils.ArgumentParser(__doc__)
+_, group, _ = utils.add_shared_arguments(parser, "gpt_inference")
+group.add_argument("--model", help="the base model that the adapter belongs on; default: the one that the checkpoint names")
+group.add_argument(
+    "--batch-size", metavar="N", type=utils.number(int, 1), default=16, help="lines scored at once; default: %(default)s"
+)
+group.add_argument(
+    "--precision",
+    choices=("fp32", "bf16"),
+    default="fp32",
+    help="fp32: a score does not depend on the batch; bf16: up to twice as fast, and it does, in the second digit; "
+    "default: %(default)s",
+)
+
+if __name__ == "__main__":  # a wrong argument or file is told before the seconds that the imports below take
+    args, lines = utils.parse_arguments(parser, utils.check_adapter, read=utils.count_lines)
+
+import contextlib
+import itertools
+import json
+
+import accelerate
+import peft
+import torch
+import transformers
+from bitsandbytes.nn import Linear4bit
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DynamicCache
+
+WINDOW = 16_384  # lines that are read, sorted by length and scored before the next are read
+VOCABULARY_CHUNK = 8192  # rows of the head that are held in float32 at a time
+
+
+class Prompt:
+    """The prompt in tokens: a beginning that all lines share, what is each line's own, and the answers.
+
+    Text, target and the words around them are tokenised apart, so that nothing in a text can pass for a part of the prompt.
+    A text too long for `max_length` tokens is cut, and nothing else.
+
+    Args:
+        strings: a value of `utils.PROMPTS`.
+        max_length: the longest prompt with its answer, in tokens.
+
+    Raises:
+        utils.InputError: the tokenizer cannot tell the answers apart.
+    """
+
+    def __init__(self, strings, tokenizer, max_length):
+        self.tokenizer, self.strings, self.max_length = tokenizer, strings, max_length
+        begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+        self.prefix_ids = [tokenizer.bos_token_id] * begins + self.tokenize(strings["prefix"])[0]
+        self.answer_ids = self.tokenize(*strings["answers"])
+        self.room = max_length - len(self.prefix_ids) - max(map(len, self.answer_ids))
+        for index, answer in enumerate(self.answer_ids):
+            for other, ids in enumerate(self.answer_ids):
+                if index != other and ids[: len(answer)] == answer:
+                    one, two = (repr(strings["answers"][number]) for number in (index, other))
+                    raise utils.InputError(f"the tokenizer cannot tell the answers {one} and {two} apart; take another model")
+
+    def save(self, directory, objective):
+        """Write what a checkpoint needs to ask as it was asked in training: `prompt.json`."""
+        settings = {"objective": objective, "max_length": self.max_length, "strings": self.strings}
+        utils.write_json(directory / "prompt.json", settings)
+
+    def tokenize(self, *texts):
+        """Token ids of each text; what looks like a special token is read as plain text."""
+        return self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def encode(self, rows):
+        """The token ids of each row after the shared beginning: text, target, and what calls for the answer.
+
+        Raises:
+            utils.InputError: a target leaves no room for the text.
+        """
+        pairs = [utils.text_and_target(row) for row in rows]
+        texts = self.tokenize(*(text for text, _ in pairs))
+        ends = self.tokenize(
+            *((self.strings["target"] + target if target else "") + self.strings["response"] for _, target in pairs)
+        )
+        for row, end in zip(rows, ends, strict=True):
+            if len(end) >= self.room:
+                message = f"input.target.form: leaves no room for the text in {self.room} tokens; shorten it"
+                raise utils.InputError(f"id {row['id']!r}: {message}")
+        return [text[: self.room - len(end)] + end for text, end in zip(texts, ends, strict=True)]
+
+    def pack(self, suffixes, cached=False):
+        """Lay lines behind one another in one row, each seeing the shared beginning and itself alone: no padding.
+
+        Behind each line stand the answers of several tokens without their last, each seeing the line and itself, so that
+        one pass gives the probability of every answer. Positions count as if each line stood alone.
+
+        Args:
+            suffixes: the token ids of each line, from `encode`.
+            cached: leave the shared beginning out, since a `PrefixCache` holds it.
+
+        Returns:
+            Inputs of the model: `input_ids` and `position_ids` [1, length], `attention_mask` [1, 1, length, length] (with
+            the shared beginning in front of the keys if cached), True where a token may look, and `logits_to_keep`
+            [1, lines * slots], the positions that foretell answer tokens.
+        """
+        start = len(self.prefix_ids)
+        input_ids, position_ids = ([], []) if cached else (list(self.prefix_ids), list(range(start)))
+        line, branch, kept = [-1] * len(input_ids), [-1] * len(input_ids), []
+        for number, suffix in enumerate(suffixes):
+            end = start + len(suffix)
+            input_ids += suffix
+            position_ids += range(start, end)
+            line += [number] * len(suffix)
+            branch += [-1] * len(suffix)
+            kept.append(len(input_ids) - 1)
+            for answer, ids in enumerate(self.answer_ids):
+                kept += range(len(input_ids), len(input_ids) + len(ids) - 1)
+                input_ids += ids[:-1]
+                position_ids += range(end, end + len(ids) - 1)
+                line += [number] * (len(ids) - 1)
+                branch += [answer] * (len(ids) - 1)
+        line, branch = torch.tensor(line), torch.tensor(branch)
+        visible = (line == -1) | (line == line[:, None])
+        visible &= (branch == -1) | (branch == branch[:, None])
+        visible = visible.tril()
+        if cached:
+            visible = nn.functional.pad(visible, (start, 0), value=True)
+        return {
+            "input_ids": torch.tensor([input_ids]),
+            "position_ids": torch.tensor([position_ids]),
+            "attention_mask": visible[None, None],
+            "logits_to_keep": torch.tensor([kept]),
+        }
+
+
+class AnswerHead(nn.Module):
+    """Takes the place of a causal language model's head, and gives the log-probabilities of the answers alone.
+
+    The product with the vocabulary, which the normalisation needs, is made in float32 a part at a time and never kept.
+
+    Args:
+        head: the model's own, `weight` [vocabulary, hidden]; it stays in the type that it was loaded in.
+        answer_ids: the token ids of each answer.
+    """
+
+    def __init__(self, head, answer_ids):
+        super().__init__()
+        self.weight, self.bias = head.weight, getattr(head, "bias", None)
+        slots, first_free = [], 1  # slot 0 is the end of the line, which foretells the first token of every answer
+        for ids in answer_ids:
+            slots.append([0, *range(first_free, first_free + len(ids) - 1)])
+            first_free += len(ids) - 1
+        self.slots_of_a_line = first_free
+
+        def padded(rows):
+            return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+
+        self.answer_ids = nn.Buffer(padded(answer_ids), persistent=False)  # [answers, longest]
+        self.slots = nn.Buffer(padded(slots), persistent=False)
+        self.is_token = nn.Buffer(padded([[1.0] * len(ids) for ids in answer_ids]), persistent=False)
+
+    def forward(self, hidden):
+        """Hidden states at the kept positions [1, lines * slots, hidden] to log-probabilities [lines, answers]."""
+        hidden = hidden.float().view(-1, self.slots_of_a_line, hidden.shape[-1])
+        logits = torch.einsum("latx,atx->lat", hidden[:, self.slots], self.weight[self.answer_ids].float())
+        if self.bias is not None:
+            logits = logits + self.bias[self.answer_ids].float()
+        log_probabilities = logits - self.log_normaliser(hidden)[:, self.slots]
+        return (log_probabilities * self.is_token).sum(-1)
+
+    def log_normaliser(self, hidden):
+        """log of the sum over the vocabulary of exp(logit), shape [lines, slots]."""
+
+        def part(rows):
+            bias = None if self.bias is None else self.bias[rows].float()
+            return nn.functional.linear(hidden, self.weight[rows].float(), bias).logsumexp(-1)
+
+        starts = range(0, len(self.weight), VOCABULARY_CHUNK)
+        parts = [checkpoint(part, slice(start, start + VOCABULARY_CHUNK), use_reentrant=False) for start in starts]
+        return torch.stack(parts).logsumexp(0)
+
+
+class PrefixCache(DynamicCache):
+    """Keys and values of the shared beginning, filled by the first pass and only read by later ones."""
+
+    filled = False
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        if not self.filled:
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        layer = self.layers[layer_idx]
+        return torch.cat([layer.keys, key_states], dim=-2), torch.cat([layer.values, value_states], dim=-2)
+
+
+def load_base(path):
+    """The causal language model at `path` in 4 bits (NF4, double quantisation).
+
+    Embeddings, norms and head stay in bfloat16, in which the model computes.
+
+    Raises:
+        utils.InputError: the model cannot be loaded.
+    """
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            quantization_config=quantization,
+            dtype=torch.bfloat16,
+            device_map={"": accelerate.PartialState().device},
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise utils.InputError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    model.config.use_cache = False  # PrefixCache is given where one is wanted
+    return model
+
+
+def with_answer_head(model, answer_ids):
+    """Put an AnswerHead in the place of the head of a causal language model."""
+    head = model.get_output_embeddings()
+    model.set_output_embeddings(AnswerHead(head, answer_ids).to(head.weight.device))
+    return model
+
+
+def load_checkpoint(directory, base=None):
+    """The model and the prompt of a checkpoint of gpt_train.py.
+
+    Args:
+        base: the model that the adapter belongs on; None for the one that the checkpoint names.
+
+    Returns:
+        (model, prompt, objective)
+    """
+    settings = json.loads((directory / "prompt.json").read_text(encoding="utf-8"))
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    prompt = Prompt(settings["strings"], tokenizer, settings["max_length"])
+    base = base or json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    model = peft.PeftModel.from_pretrained(with_answer_head(load_base(base), prompt.answer_ids), directory)
+    return model, prompt, settings["objective"]
+
+
+@contextlib.contextmanager
+def evaluating(model, precision="fp32"):
+    """Inside, the model is in evaluation mode and computes in float32, or in the type that it was loaded in.
+
+    In bfloat16, the order of additions, which follows the shape of a batch, shows in the second digit of a score. Weights
+    stay as they are stored, but for norms and biases.
+    """
+    was_training = model.training
+    quantized = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    model.eval()
+    for linear in quantized:
+        linear.train()  # else bitsandbytes repacks for a kernel of its own, slower on a batch, and deaf to gradients later
+    if precision == "fp32":
+        vectors = [p for p in model.parameters() if p.ndim == 1 and p.dtype == torch.bfloat16]
+        hook = model.get_input_embeddings().register_forward_hook(lambda module, inputs, embedded: embedded.float())
+        set_types(quantized, vectors, torch.float32)
+    try:
+        yield
+    finally:
+        if precision == "fp32":
+            hook.remove()
+            set_types(quantized, vectors, torch.bfloat16)
+        model.train(was_training)
+
+
+def set_types(quantized, vectors, dtype):
+    """Let 4-bit layers compute in `dtype`, and norms and biases be stored in it."""
+    for linear in quantized:
+        linear.compute_dtype = dtype
+    for vector in vectors:
+        vector.data = vector.data.to(dtype)
+
+
+@torch.inference_mode()
+def run_prefix(model, prompt):
+    """The keys and values of the prompt's shared beginning, to give to every batch."""
+    cache = PrefixCache()
+    decoder = getattr(model, "get_base_model", lambda: model)().base_model
+    decoder(input_ids=torch.tensor([prompt.prefix_ids], device=model.device), past_key_values=cache, use_cache=True)
+    cache.filled = True
+    return cache
+
+
+def emotion_logits(log_probabilities):
+    """Log-odds of each emotion's answer against the answer that there is none, [lines, 9] to [lines, 8]."""
+    return log_probabilities[:, :-1] - log_probabilities[:, -1:]
+
+
+def to_scores(log_probabilities, objective):
+    """Log-probabilities of the answers [lines, 9] to the scores of the emotions [lines, 8].
+
+    answer: the probabilities of the eight answers, normalised. multilabel: a sigmoid for each.
+    """
+    if objective == "answer":
+        return log_probabilities[:, :-1].softmax(-1)
+    return emotion_logits(log_probabilities).sigmoid()
+
+
+@torch.inference_mode()
+def score(model, prompt, objective, suffixes, cache, batch_size, bar):
+    """Scores of the emotions for lines given as token ids, float64 [lines, 8], in their order.
+
+    The lines are sorted by length, longest first. Call it inside `evaluating`.
+    """
+    order = sorted(range(len(suffixes)), key=lambda index: -len(suffixes[index]))
+    scores = torch.empty(len(suffixes), len(utils.EMOTIONS), dtype=torch.float64)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        inputs = prompt.pack([suffixes[index] for index in batch], cached=True)
+        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        log_probabilities = model(**inputs, past_key_values=cache, use_cache=True).logits
+        scores[batch] = to_scores(log_probabilities.double(), objective).cpu()
+        bar.update(len(batch))
+    return scores.numpy().round(6)  # as they are written, so that a decision on the file is the decision here
+
+
+def score_file(path, lines, model, prompt, objective, cache, batch_size):
+    """Read a corpus file window by window; yield (rows, scores [rows, 8]) of each, in the order of the file."""
+    rows = utils.iter_corpus(path)
+    with tqdm(total=lines, unit="line", desc=path.name, disable=None) as bar:
+        while window := list(itertools.islice(rows, WINDOW)):
+            yield window, score(model, prompt, objective, prompt.encode(window), cache, batch_size, bar)
+
+
+def main(args, lines):
+    """Model, scores, decision rule, predictions."""
+    model, prompt, objective = load_checkpoint(args.model_ckpt_path, args.model)
+    run = utils.start_run(args, lines, model.device)
+    threshold = utils.checkpoint_threshold(args)
+    with evaluating(model, args.precision):
+        cache = run_prefix(model, prompt)
+        chunks = {
+            split: score_file(getattr(args, f"{split}_file"), count, model, prompt, objective, cache, args.batch_size)
+            for split, count in lines.items()
+        }
+        utils.evaluate_and_write(args, chunks, threshold)
+    utils.finish_run(args, run)
+
+
+if __name__ == "__main__":
+    with utils.errors_for_people(parser, args):
+        main(args, lines)
