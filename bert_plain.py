@@ -103,7 +103,7 @@ def load_model(args, model_class):
     path = args.model_ckpt_path or args.model
     transformers.utils.logging.disable_progress_bar()
     labels = dict(enumerate(utils.EMOTIONS))
-    try:
+    with utils.loading(path):
         tokenizer = AutoTokenizer.from_pretrained(path)
         config = AutoConfig.from_pretrained(
             path,
@@ -118,8 +118,6 @@ def load_model(args, model_class):
         model, report = (AutoModel if on_encoder else model_class).from_pretrained(
             path, config=config, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise utils.InputError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None
 
     new_weights = report["missing_keys"]
     base = "" if on_encoder else f"{model.base_model_prefix}."

@@ -56,7 +56,7 @@ class Prompt:
         max_length: the longest prompt with its answer, in tokens.
 
     Raises:
-        utils.InputError: the tokenizer cannot tell the answers apart.
+        utils.InputError: the tokenizer cannot tell the answers apart, or the prompt alone is too long.
     """
 
     def __init__(self, strings, tokenizer, max_length):
@@ -65,6 +65,10 @@ class Prompt:
         self.prefix_ids = [tokenizer.bos_token_id] * begins + self.tokenize(strings["prefix"])[0]
         self.answer_ids = self.tokenize(*strings["answers"])
         self.room = max_length - len(self.prefix_ids) - max(map(len, self.answer_ids))
+        if self.room < 1:
+            raise utils.InputError(
+                f"--max-length {max_length}: the prompt alone takes {max_length - self.room} tokens; give more"
+            )
         for index, answer in enumerate(self.answer_ids):
             for other, ids in enumerate(self.answer_ids):
                 if index != other and ids[: len(answer)] == answer:
@@ -84,7 +88,7 @@ class Prompt:
         """The token ids of each row after the shared beginning: text, target, and what calls for the answer.
 
         Raises:
-            utils.InputError: a target leaves no room for the text.
+            utils.InputError: a target, or the end of the prompt, leaves no room for the text.
         """
         pairs = [utils.text_and_target(row) for row in rows]
         texts = self.tokenize(*(text for text, _ in pairs))
@@ -93,8 +97,8 @@ class Prompt:
         )
         for row, end in zip(rows, ends, strict=True):
             if len(end) >= self.room:
-                message = f"input.target.form: leaves no room for the text in {self.room} tokens; shorten it"
-                raise utils.InputError(f"id {row['id']!r}: {message}")
+                message = f"input.target.form: leaves no room for the text in {self.max_length} tokens"
+                raise utils.InputError(f"id {row['id']!r}: {message}; shorten it, or give a greater --max-length")
         return [text[: self.room - len(end)] + end for text, end in zip(texts, ends, strict=True)]
 
     def pack(self, suffixes, cached=False):
@@ -216,15 +220,13 @@ def load_base(path):
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     transformers.utils.logging.disable_progress_bar()
-    try:
+    with utils.loading(path):
         model = AutoModelForCausalLM.from_pretrained(
             path,
             quantization_config=quantization,
             dtype=torch.bfloat16,
             device_map={"": accelerate.PartialState().device},
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise utils.InputError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None
     model.config.use_cache = False  # PrefixCache is given where one is wanted
     return model
 
@@ -236,20 +238,19 @@ def with_answer_head(model, answer_ids):
     return model
 
 
-def load_checkpoint(directory, base=None):
-    """The model and the prompt of a checkpoint of gpt_train.py.
-
-    Args:
-        base: the model that the adapter belongs on; None for the one that the checkpoint names.
+def load_checkpoint(directory, base):
+    """The prompt of a checkpoint of gpt_train.py, and its adapter on the model that it belongs on, `base`.
 
     Returns:
         (model, prompt, objective)
     """
     settings = json.loads((directory / "prompt.json").read_text(encoding="utf-8"))
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    with utils.loading(directory):
+        tokenizer = AutoTokenizer.from_pretrained(directory)
     prompt = Prompt(settings["strings"], tokenizer, settings["max_length"])
-    base = base or json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    model = peft.PeftModel.from_pretrained(with_answer_head(load_base(base), prompt.answer_ids), directory)
+    model = with_answer_head(load_base(base), prompt.answer_ids)
+    with utils.loading(directory):
+        model = peft.PeftModel.from_pretrained(model, directory)
     return model, prompt, settings["objective"]
 
 

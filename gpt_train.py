@@ -127,14 +127,19 @@ def estimate_memory(args):
         {purpose: bytes} of what comes and goes: in training or, where that takes more, in evaluation in float32.
 
     Raises:
-        utils.InputError: it is not known which layers to adapt.
+        utils.InputError: the model has no such layers to adapt, or takes fewer tokens than `--max-length`.
     """
-    with torch.device("meta"):
+    with utils.loading(args.model), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(args.model), dtype=torch.bfloat16)
+    longest = getattr(model.config, "max_position_embeddings", args.max_length)
+    if args.max_length > longest:
+        raise utils.InputError(f"--max-length {args.max_length}: {args.model} takes {longest} tokens; give that or less")
     head = model.get_output_embeddings()
     linears = [item for item in model.named_modules() if isinstance(item[1], nn.Linear) and item[1] is not head]
     names = set(args.target_modules or attention_projections(model))
     adapted = [linear for name, linear in linears if names & {"all-linear", name.rpartition(".")[2]}]
+    if not adapted:
+        raise utils.InputError(f"--target-modules {' '.join(names)}: {args.model} has no such linear layers")
     linears = [linear for _, linear in linears]
     weights = sum(linear.weight.numel() for linear in linears)
     others = sum(parameter.numel() for parameter in model.parameters()) - weights
@@ -313,7 +318,8 @@ def describe(trainer, tokenizer, datasets):
 def main(args, corpora):
     """Data, memory, model, training, decision rule, predictions."""
     transformers.set_seed(args.seed)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    with utils.loading(args.model):
+        tokenizer = AutoTokenizer.from_pretrained(args.model)
     prompt = gpt_inference.Prompt(utils.PROMPTS[args.language], tokenizer, args.max_length)
     datasets = {split: make_examples(rows, prompt) for split, rows in corpora.items()}
     memory, advice = check_memory(args, prompt, datasets["train"])

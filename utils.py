@@ -346,10 +346,13 @@ def choose_threshold(args, labels, scores):
 
 
 def checkpoint_threshold(args):
-    """`--threshold`, or that in `decision.json` of the checkpoint. Raises InputError where there is none that can be used."""
-    if args.threshold != "auto":
-        return args.threshold
-    path = args.model_ckpt_path / "decision.json"
+    """`--threshold`, or that of the checkpoint. Raises InputError where there is none that can be used."""
+    return load_threshold(args.model_ckpt_path) if args.threshold == "auto" else args.threshold
+
+
+def load_threshold(directory):
+    """The threshold of a checkpoint's `decision.json`. Raises InputError where there is none that can be used."""
+    path = Path(directory) / "decision.json"
     try:
         decision = json.loads(path.read_text(encoding="utf-8"))
         threshold, emotions = decision["threshold"], tuple(decision["emotions"])
@@ -418,6 +421,7 @@ def add_shared_arguments(parser, script, predicts=True):
         default="auto",
         help="an emotion is present from this probability on; auto: tuned on dev and saved with the checkpoint",
     )
+    parser.set_defaults(sample_defaults={})
     output = parser.add_argument_group("output")
     output.add_argument("--output-dir", metavar="DIR", type=Path, default=Path("outputs", script), help="default: %(default)s")
     return data, model, output
@@ -471,7 +475,8 @@ def parse_arguments(parser, check_checkpoint=None, read=read_corpus, argv=None):
     """Parse the command line and check all that can be checked without torch.
 
     Args:
-        check_checkpoint: called with the arguments where a checkpoint is to predict; raises InputError if it cannot.
+        check_checkpoint: called with the arguments where a checkpoint is to predict; raises InputError if it cannot, and
+            returns the name of the model that it needs besides, or None.
         read: what makes of a corpus file the value that is returned for its split.
 
     Returns:
@@ -493,11 +498,10 @@ def parse_arguments(parser, check_checkpoint=None, read=read_corpus, argv=None):
             raise InputError("--resume goes on with training, --model-ckpt-path only predicts; give one of them")
         if not getattr(args, "estimate", False):  # which writes nothing
             check_output_dir(args.output_dir, resume)
-        if predicting:
-            check_checkpoint(args)
+        model = check_checkpoint(args) if predicting else args.model
         corpora = read_corpora(args, predicting, read)
-        if not predicting:
-            check_model(args.model)
+        if model:
+            check_model(model)
     except InputError as error:
         parser.error(str(error))
     quiet_libraries()
@@ -553,9 +557,10 @@ def check_encoder(args, architectures):
 
 
 def check_adapter(args):
-    """Raise InputError if `--model-ckpt-path` is no checkpoint of gpt_train.py, or its base model cannot be had.
+    """Raise InputError if `--model-ckpt-path` is no checkpoint of gpt_train.py; return its base model.
 
-    Under --sample alone, it becomes the newest checkpoint that gpt_train.py --sample has made.
+    Where they are not given, `--model` becomes the base that the checkpoint names, and under --sample `--model-ckpt-path` the
+    newest checkpoint of gpt_train.py --sample.
     """
     if args.model_ckpt_path is None and args.sample:
         args.model_ckpt_path = newest_sample_checkpoint()
@@ -571,7 +576,8 @@ def check_adapter(args):
             "give best/ of a run"
         ) from None
     checkpoint_threshold(args)
-    check_model(args.model or base)
+    args.model = args.model or base
+    return args.model
 
 
 def newest_sample_checkpoint():
@@ -606,6 +612,15 @@ def read_corpora(args, predicting, read):
     if not corpora:
         raise InputError("nothing to predict: give --dev-file or --test-file")
     return corpora
+
+
+@contextlib.contextmanager
+def loading(path):
+    """Inside, what transformers raises over a model that it cannot load becomes an InputError."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None
 
 
 def check_model(name):

@@ -12,6 +12,7 @@ from conftest import ROOT, make_row, run_script, write_rows
 import utils
 
 TRAINING_SCRIPTS = ("bert_plain.py", "bert_GRU.py", "gpt_train.py")
+SAMPLE_MODEL = str(utils.SAMPLE / "gpt-neox-tiny")
 SCRIPTS = (*TRAINING_SCRIPTS, "gpt_inference.py")
 
 
@@ -109,6 +110,9 @@ def test_a_wrong_argument_is_refused_in_one_line(arguments, told, corpus, tmp_pa
         (["--dropout", "1"], "--dropout"),
         (["--batch-size", "0"], "--batch-size"),
         (["--max-length", "3"], "--max-length"),
+        (["--model", SAMPLE_MODEL, "--max-length", "30"], "the prompt alone takes"),
+        (["--model", SAMPLE_MODEL, "--max-length", "9999"], "takes 2048 tokens"),
+        (["--model", SAMPLE_MODEL, "--target-modules", "q_proj"], "has no such linear layers"),
         (["--model-ckpt-path", "x"], "--model-ckpt-path"),
         (["--model", "nobody/no-such-model"], "--model PATH"),
         (["--output-dir", "tests"], "--resume"),

@@ -102,10 +102,21 @@ def test_a_broken_decision_rule_is_refused(tmp_path, content):
 
 def test_predictions_keep_the_input_and_the_order(tmp_path):
     rows = [make_row("b", labels=None, note="kept"), make_row("a", labels=None)]
-    utils.write_predictions(tmp_path, "test", rows, PROBABILITIES, PROBABILITIES >= 0.5)
+    chunks = [(rows[:1], PROBABILITIES[:1]), (rows[1:], PROBABILITIES[1:])]
+    assert utils.write_predictions(tmp_path, "test", chunks, 0.5) is None  # unlabelled
     written = utils.read_corpus(tmp_path / "test.jsonl", labelled=True)
     assert [{**row, "output": None} for row in written] == [{**row, "output": None} for row in rows]
     assert utils.encode_labels(written).tolist() == (PROBABILITIES >= 0.5).astype(float).tolist()
     scores = [json.loads(line) for line in (tmp_path / "test.scores.jsonl").read_text().splitlines()]
     assert [line["id"] for line in scores] == ["b", "a"]
     assert [list(line["scores"].values()) for line in scores] == PROBABILITIES.tolist()
+
+
+def test_a_file_that_is_not_finished_does_not_appear(tmp_path):
+    def broken():
+        yield [make_row("a", labels=None)], PROBABILITIES[:1]
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        utils.write_predictions(tmp_path, "test", broken(), 0.5)
+    assert not list(tmp_path.glob("*.jsonl"))

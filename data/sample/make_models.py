@@ -35,9 +35,12 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
+import utils
+
+utils.quiet_libraries()  # before the libraries below are imported
+
 import gpt_inference
 import gpt_train
-import utils
 
 SPECIAL_TOKENS = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]  # in the order of klue/roberta-large
 LONGEST = 64  # tokens of a span that are read
@@ -146,7 +149,7 @@ class TinyGPTNeoX(nn.Module):
                 bos_token_id=self.tokenizer.eos_token_id,
                 eos_token_id=self.tokenizer.eos_token_id,
                 pad_token_id=self.tokenizer.eos_token_id,
-                hidden_dropout=0.1,
+                initializer_range=0.03,
             )
         )
         self.prompt = gpt_inference.Prompt(prompt, self.tokenizer, max_length=2048)
@@ -163,7 +166,8 @@ class TinyGPTNeoX(nn.Module):
         return self.model.gpt_neox(**inputs).last_hidden_state[0, kept]
 
     def emotion_loss(self, represented, labels):
-        return gpt_train.answer_loss(self.answers(represented[None]), labels)
+        # Cross-entropy over a whole vocabulary begins at eight times what the distance to the teacher does, and would drown it.
+        return 0.1 * gpt_train.answer_loss(self.answers(represented[None]), labels)
 
 
 def distil(student, spans, said, labels, epochs):
@@ -226,7 +230,6 @@ def main():
     args = parser.parse_args()
     transformers.set_seed(args.seed)
     transformers.utils.logging.disable_progress_bar()
-    utils.quiet_libraries()
 
     train, extra = utils.read_corpus(HERE / "train.jsonl"), utils.read_corpus(args.extra, labelled=True)
     texts = [utils.normalise_text(row["input"]["form"]) for row in train + extra]
