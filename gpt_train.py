@@ -13,7 +13,7 @@ import utils
 
 parser = utils.ArgumentParser(__doc__)
 data, model_group, _ = utils.add_shared_arguments(parser, "gpt_train", predicts=False)
-sample = {"model": str(utils.SAMPLE / "gpt-neox-tiny"), "epochs": 5, "lr": 2e-3}
+sample = {"model": str(utils.SAMPLE / "gpt-neox-tiny"), "epochs": 5, "lr": 4e-3}
 training = utils.add_training_arguments(parser, data, model_group, "nlpai-lab/kullm-polyglot-12.8b-v2", sample, lr=2e-4)
 training.add_argument(
     "--batch-size", metavar="N", type=utils.number(int, 1), default=16, help="lines of a step; default: %(default)s"
