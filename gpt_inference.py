@@ -41,7 +41,8 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DynamicCache
 
-WINDOW = 16_384  # lines that are read, sorted by length and scored before the next are read
+WINDOW = 4096  # lines that are read, sorted by length and scored before the next are read
+BASE_LOGIT = -1.7  # of an emotion that one line in six shows, which is about what the corpora have
 VOCABULARY_CHUNK = 8192  # rows of the head that are held in float32 at a time
 
 
@@ -298,8 +299,11 @@ def run_prefix(model, prompt):
 
 
 def emotion_logits(log_probabilities):
-    """Log-odds of each emotion's answer against the answer that there is none, [lines, 9] to [lines, 8]."""
-    return log_probabilities[:, :-1] - log_probabilities[:, -1:]
+    """A logit for each emotion, [lines, 9] to [lines, 8]: its answer's above the mean of all nine, from a base rate on.
+
+    The answer that there is none counts in the mean, so that all eight can be low.
+    """
+    return (log_probabilities - log_probabilities.mean(-1, keepdim=True))[:, :-1] + BASE_LOGIT
 
 
 def to_scores(log_probabilities, objective):

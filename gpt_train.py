@@ -22,8 +22,8 @@ training.add_argument(
     "--objective",
     choices=("answer", "multilabel"),
     default="answer",
-    help="answer: cross-entropy on the answer (the published approach); multilabel: a sigmoid for each emotion on the "
-    "log-odds of its answer against none; default: %(default)s",
+    help="answer: cross-entropy on the answer (the published approach); multilabel: a sigmoid for each emotion on its "
+    "answer's logit; default: %(default)s",
 )
 training.add_argument(
     "--language", choices=tuple(utils.PROMPTS), default="ko", help="of the prompt and its answers; default: %(default)s"
@@ -112,7 +112,7 @@ def answer_loss(log_probabilities, labels):
 
 
 def multilabel_loss(log_probabilities, labels):
-    """Binary cross-entropy of each emotion's log-odds against none. Shapes as in `answer_loss`."""
+    """Binary cross-entropy of each emotion's logit. Shapes as in `answer_loss`."""
     return nn.functional.binary_cross_entropy_with_logits(gpt_inference.emotion_logits(log_probabilities), labels)
 
 
