@@ -412,6 +412,22 @@ def test_multilabel_english_and_windows(tmp_path, monkeypatch):
     assert np.concatenate([values for _, values in chunks]) == pytest.approx(scores, abs=1e-3)
 
 
+def test_resume_goes_on_from_the_last_checkpoint_and_ends_the_same(tmp_path):
+    """Two epochs, with the run cut after the first by taking the later files away."""
+    file = write_rows(tmp_path / "rows.jsonl", utils.read_corpus(utils.SAMPLE / "train.jsonl")[:48])
+    run = tmp_path / "out"
+    command = ["--model", MODEL, "--train-file", file, "--dev-file", file, "--epochs", 2, "--lr", "1e-3", "--output-dir", run]
+    whole = run_script("gpt_train.py", *command)
+    assert whole.returncode == 0, whole.stderr
+    scores = (run / "dev.scores.jsonl").read_text()
+    first, second = sorted((run / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    second.rename(tmp_path / "taken away")
+    resumed = run_script("gpt_train.py", *command, "--resume")
+    assert resumed.returncode == 0 and resumed.stderr == "", resumed.stderr
+    assert "epoch 1/2" not in resumed.stdout and "epoch 2/2" in resumed.stdout
+    assert (run / "dev.scores.jsonl").read_text() == scores
+
+
 def test_the_sample_model_is_laid_out_as_the_polyglot_one():
     assert sum(file.stat().st_size for file in MODEL.iterdir()) <= 4 * 2**20
     tokenizer, model = AutoTokenizer.from_pretrained(MODEL), GPTNeoXForCausalLM.from_pretrained(MODEL)
