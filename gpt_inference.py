@@ -102,49 +102,85 @@ class Prompt:
                 raise utils.InputError(f"id {row['id']!r}: {message}; shorten it, or give a greater --max-length")
         return [text[: self.room - len(end)] + end for text, end in zip(texts, ends, strict=True)]
 
-    def pack(self, suffixes, cached=False):
-        """Lay lines behind one another in one row, each seeing the shared beginning and itself alone: no padding.
+    def lay_out(self, suffix):
+        """One line in tokens, and behind it the answers of several tokens without their last, each to see the line and itself.
 
-        Behind each line stand the answers of several tokens without their last, each seeing the line and itself, so that
-        one pass gives the probability of every answer. Positions count as if each line stood alone.
+        So one pass gives the probability of every answer. Positions count from the shared beginning on.
+
+        Returns:
+            Lists: `input_ids`, `position_ids`, `branch` (the answer that a token belongs to, or -1), and `kept`, the indices
+            of the tokens that foretell a token of an answer.
+        """
+        end = len(self.prefix_ids) + len(suffix)
+        input_ids, position_ids = list(suffix), list(range(len(self.prefix_ids), end))
+        branch, kept = [-1] * len(suffix), [len(suffix) - 1]
+        for answer, ids in enumerate(self.answer_ids):
+            kept += range(len(input_ids), len(input_ids) + len(ids) - 1)
+            input_ids += ids[:-1]
+            position_ids += range(end, end + len(ids) - 1)
+            branch += [answer] * (len(ids) - 1)
+        return input_ids, position_ids, branch, kept
+
+    def pack(self, suffixes):
+        """Lay lines behind one another in one row, each seeing the shared beginning and itself alone: no padding.
 
         Args:
             suffixes: the token ids of each line, from `encode`.
-            cached: leave the shared beginning out, since a `PrefixCache` holds it.
 
         Returns:
-            Inputs of the model: `input_ids` and `position_ids` [1, length], `attention_mask` [1, 1, length, length] (with
-            the shared beginning in front of the keys if cached), True where a token may look, and `logits_to_keep`
-            [1, lines * slots], the positions that foretell answer tokens.
+            Inputs of the model: `input_ids` and `position_ids` [1, length], `attention_mask` [1, 1, length, length], True
+            where a token may look, and `logits_to_keep` [1, lines * slots], the positions that foretell answer tokens.
         """
-        start = len(self.prefix_ids)
-        input_ids, position_ids = ([], []) if cached else (list(self.prefix_ids), list(range(start)))
-        line, branch, kept = [-1] * len(input_ids), [-1] * len(input_ids), []
+        row = list(self.prefix_ids)
+        positions, line, branch, kept = list(range(len(row))), [-1] * len(row), [-1] * len(row), []
         for number, suffix in enumerate(suffixes):
-            end = start + len(suffix)
-            input_ids += suffix
-            position_ids += range(start, end)
-            line += [number] * len(suffix)
-            branch += [-1] * len(suffix)
-            kept.append(len(input_ids) - 1)
-            for answer, ids in enumerate(self.answer_ids):
-                kept += range(len(input_ids), len(input_ids) + len(ids) - 1)
-                input_ids += ids[:-1]
-                position_ids += range(end, end + len(ids) - 1)
-                line += [number] * (len(ids) - 1)
-                branch += [answer] * (len(ids) - 1)
-        line, branch = torch.tensor(line), torch.tensor(branch)
-        visible = (line == -1) | (line == line[:, None])
-        visible &= (branch == -1) | (branch == branch[:, None])
-        visible = visible.tril()
-        if cached:
-            visible = nn.functional.pad(visible, (start, 0), value=True)
+            input_ids, position_ids, branches, slots = self.lay_out(suffix)
+            kept += [len(row) + slot for slot in slots]
+            row += input_ids
+            positions += position_ids
+            line += [number] * len(input_ids)
+            branch += branches
         return {
-            "input_ids": torch.tensor([input_ids]),
-            "position_ids": torch.tensor([position_ids]),
-            "attention_mask": visible[None, None],
+            "input_ids": torch.tensor([row]),
+            "position_ids": torch.tensor([positions]),
+            "attention_mask": visibility(torch.tensor([line]), torch.tensor([branch])),
             "logits_to_keep": torch.tensor([kept]),
         }
+
+    def batch(self, suffixes):
+        """Lay each line in a row of its own, padded on the right, the shared beginning left to a `PrefixCache`.
+
+        Returns:
+            As `pack`, with a row for each line, and the shared beginning in front of the keys of `attention_mask`.
+        """
+        input_ids, position_ids, branch, kept = zip(*map(self.lay_out, suffixes), strict=True)
+        branch = padded(branch, value=-2)
+        visible = visibility(torch.zeros_like(branch), branch)
+        return {
+            "input_ids": padded(input_ids),
+            "position_ids": padded(position_ids),
+            "attention_mask": nn.functional.pad(visible, (len(self.prefix_ids), 0), value=True),
+            "logits_to_keep": torch.tensor(kept),
+        }
+
+
+def padded(rows, value=0):
+    """Lists of numbers as one tensor, short ones filled up with `value`."""
+    return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
+
+
+def visibility(line, branch):
+    """Which tokens see which: earlier ones of the same line and branch, or of none (-1).
+
+    Args:
+        line, branch: [rows, length].
+
+    Returns:
+        A boolean attention mask, [rows, 1, length, length].
+    """
+    visible = (line[:, None, :] == -1) | (line[:, None, :] == line[:, :, None])
+    visible &= (branch[:, None, :] == -1) | (branch[:, None, :] == branch[:, :, None])
+    return visible.tril()[:, None]
 
 
 class AnswerHead(nn.Module):
@@ -165,16 +201,12 @@ class AnswerHead(nn.Module):
             slots.append([0, *range(first_free, first_free + len(ids) - 1)])
             first_free += len(ids) - 1
         self.slots_of_a_line = first_free
-
-        def padded(rows):
-            return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-
         self.answer_ids = nn.Buffer(padded(answer_ids), persistent=False)  # [answers, longest]
         self.slots = nn.Buffer(padded(slots), persistent=False)
         self.is_token = nn.Buffer(padded([[1.0] * len(ids) for ids in answer_ids]), persistent=False)
 
     def forward(self, hidden):
-        """Hidden states at the kept positions [1, lines * slots, hidden] to log-probabilities [lines, answers]."""
+        """Hidden states at the kept positions, [1, lines * slots, hidden] or [lines, slots, hidden], to [lines, answers]."""
         hidden = hidden.float().view(-1, self.slots_of_a_line, hidden.shape[-1])
         logits = torch.einsum("latx,atx->lat", hidden[:, self.slots], self.weight[self.answer_ids].float())
         if self.bias is not None:
@@ -202,8 +234,9 @@ class PrefixCache(DynamicCache):
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
         if not self.filled:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        layer = self.layers[layer_idx]
-        return torch.cat([layer.keys, key_states], dim=-2), torch.cat([layer.values, value_states], dim=-2)
+        layer, rows = self.layers[layer_idx], len(key_states)
+        keys, values = (shared.expand(rows, -1, -1, -1) for shared in (layer.keys, layer.values))
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
 
 def load_base(path):
@@ -326,7 +359,7 @@ def score(model, prompt, objective, suffixes, cache, batch_size, bar):
     scores = torch.empty(len(suffixes), len(utils.EMOTIONS), dtype=torch.float64)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        inputs = prompt.pack([suffixes[index] for index in batch], cached=True)
+        inputs = prompt.batch([suffixes[index] for index in batch])
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
         log_probabilities = model(**inputs, past_key_values=cache, use_cache=True).logits
         scores[batch] = to_scores(log_probabilities.double(), objective).cpu()

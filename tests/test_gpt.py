@@ -420,7 +420,7 @@ def test_resume_goes_on_from_the_last_checkpoint_and_ends_the_same(tmp_path):
     whole = run_script("gpt_train.py", *command)
     assert whole.returncode == 0, whole.stderr
     scores = (run / "dev.scores.jsonl").read_text()
-    first, second = sorted((run / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    _, second = sorted((run / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
     second.rename(tmp_path / "taken away")
     resumed = run_script("gpt_train.py", *command, "--resume")
     assert resumed.returncode == 0 and resumed.stderr == "", resumed.stderr

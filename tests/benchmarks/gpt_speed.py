@@ -91,6 +91,7 @@ def main():
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--lines", type=int, default=500)
     options = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
     rows = utils.read_corpus(options.corpus / "dev.jsonl", labelled=True)[: options.lines]
     with tempfile.TemporaryDirectory() as directory:
         parameters = build(directory)
@@ -107,6 +108,7 @@ def main():
         model = gpt_inference.load_base(directory)
         plain = {}
         for precision in ("fp32", "bf16"):
+            model.get_output_embeddings().to(torch.float32 if precision == "fp32" else torch.bfloat16)
             with gpt_inference.evaluating(model, precision):
                 if precision == "fp32":
                     reference = generate_scores(model, tokenizer, prompt, lines, 1)
