@@ -46,8 +46,8 @@ def logits_of(model, batch):
         return model(**{name: torch.tensor(values) for name, values in batch.items()}).logits
 
 
-def test_padding_changes_no_logit_and_company_no_score(loaded):
-    """Other lines in the batch change the shape of the products, and with it the last bits of a logit of any size."""
+def test_a_lines_logits_do_not_depend_on_its_batch(loaded):
+    """Other lines change the shape of the products, and with it the last bits: of a logit above 1, a share of its size."""
     tokenizer, model, _ = loaded
     rows = [make_row(str(n), form="오늘 급식 최고 " + "정말 좋다 " * n, target="급식") for n in (0, 3, 30, 90)]
     examples = bert_plain.tokenize(rows, tokenizer, model.config)
@@ -59,7 +59,7 @@ def test_padding_changes_no_logit_and_company_no_score(loaded):
         padded = logits_of(model, tokenizer.pad([example], padding="max_length", max_length=512))[0]
         assert (alone - padded).abs().max() < 1e-5
         for batch in (together, wider):
-            assert (alone.sigmoid() - batch[index].sigmoid()).abs().max() < 1e-5
+            assert (alone - batch[index]).abs().max() < 1e-5 * max(1, alone.abs().max())
 
 
 def test_every_parameter_is_trained_and_new_weights_are_the_head(loaded):
