@@ -285,11 +285,6 @@ class Progress(TrainerCallback):
         return lines / (time.perf_counter() - self.started)
 
 
-def by_length(examples):
-    """Indices of the examples, longest first: little padding, and the largest batch is tried first."""
-    return sorted(range(len(examples)), key=lambda index: -len(examples[index]["input_ids"]))
-
-
 def to_probabilities(logits):
     """Sigmoid, rounded to six digits so that a decision on the saved scores is the decision on these."""
     return torch.tensor(logits, dtype=torch.float64).sigmoid().numpy().round(6)
@@ -331,7 +326,7 @@ def make_trainer(args, model, tokenizer, new_weights, datasets, precision):
         training_arguments,
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=train,
-        eval_dataset=[dev[index] for index in by_length(dev)],
+        eval_dataset=[dev[index] for index in utils.longest_first([example["input_ids"] for example in dev])],
         processing_class=tokenizer,
         compute_metrics=dev_metrics,
         callbacks=[Progress()],
@@ -362,7 +357,7 @@ def describe(trainer, tokenizer, datasets, precision):
 
 def predict(trainer, examples):
     """Probabilities of the emotions, shape [examples, 8], in the order of the examples."""
-    order = by_length(examples)
+    order = utils.longest_first([example["input_ids"] for example in examples])
     logits = trainer.predict([examples[index] for index in order]).predictions
     probabilities = np.empty(logits.shape)
     probabilities[order] = to_probabilities(logits)

@@ -186,7 +186,8 @@ def visibility(line, branch):
 class AnswerHead(nn.Module):
     """Takes the place of a causal language model's head, and gives the log-probabilities of the answers alone.
 
-    The product with the vocabulary, which the normalisation needs, is made in float32 a part at a time and never kept.
+    The product with the vocabulary, which the normalisation needs, is made in float32 a part at a time and never kept. In
+    evaluation it is left out where each answer is one token: it then adds the same to all nine, and no score depends on that.
 
     Args:
         head: the model's own, `weight` [vocabulary, hidden]; it stays in the type that it was loaded in.
@@ -211,8 +212,9 @@ class AnswerHead(nn.Module):
         logits = torch.einsum("latx,atx->lat", hidden[:, self.slots], self.weight[self.answer_ids].float())
         if self.bias is not None:
             logits = logits + self.bias[self.answer_ids].float()
-        log_probabilities = logits - self.log_normaliser(hidden)[:, self.slots]
-        return (log_probabilities * self.is_token).sum(-1)
+        if self.training or self.slots_of_a_line > 1:
+            logits = logits - self.log_normaliser(hidden)[:, self.slots]
+        return (logits * self.is_token).sum(-1)
 
     def log_normaliser(self, hidden):
         """log of the sum over the vocabulary of exp(logit), shape [lines, slots]."""
@@ -349,16 +351,25 @@ def to_scores(log_probabilities, objective):
     return emotion_logits(log_probabilities).sigmoid()
 
 
+def batches_of_like_length(suffixes, batch_size):
+    """Yield the indices of batches, longest lines first; a batch ends early rather than pad a line by a third."""
+    batch = []
+    for index in utils.longest_first(suffixes):
+        if len(batch) == batch_size or (batch and len(suffixes[index]) < 0.75 * len(suffixes[batch[0]])):
+            yield batch
+            batch = []
+        batch.append(index)
+    yield batch
+
+
 @torch.inference_mode()
 def score(model, prompt, objective, suffixes, cache, batch_size, bar):
     """Scores of the emotions for lines given as token ids, float64 [lines, 8], in their order.
 
-    The lines are sorted by length, longest first. Call it inside `evaluating`.
+    Call it inside `evaluating`.
     """
-    order = sorted(range(len(suffixes)), key=lambda index: -len(suffixes[index]))
     scores = torch.empty(len(suffixes), len(utils.EMOTIONS), dtype=torch.float64)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    for batch in batches_of_like_length(suffixes, batch_size):
         inputs = prompt.batch([suffixes[index] for index in batch])
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
         log_probabilities = model(**inputs, past_key_values=cache, use_cache=True).logits

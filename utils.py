@@ -201,6 +201,11 @@ def text_and_target(row):
     return normalise_text(row["input"]["form"]), target and normalise_text(target)
 
 
+def longest_first(token_ids):
+    """Indices of lines given as token ids, longest first: little padding, and the largest batch is tried first."""
+    return sorted(range(len(token_ids)), key=lambda index: -len(token_ids[index]))
+
+
 # Prompt of the GPT scripts
 
 PROMPTS = {  # in the layout that KULLM was tuned with; answers in the order of EMOTIONS, the last one where there is none
