@@ -371,7 +371,7 @@ def main(args, corpora, model_class):
     datasets = {split: tokenize(rows, tokenizer, model.config) for split, rows in corpora.items()}
     precision = resolve_precision(args.precision)
     trainer = make_trainer(args, model, tokenizer, new_weights, datasets, precision)
-    run = utils.start_run(args, {split: len(rows) for split, rows in corpora.items()}, trainer.args.device)
+    run = utils.start_run(args, corpora, trainer.args.device)
     utils.log.info(describe(trainer, tokenizer, datasets, precision))
 
     if not args.model_ckpt_path:

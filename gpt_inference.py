@@ -11,7 +11,7 @@ The presence of each emotion is decided from the probability that the model goes
 import utils
 
 parser = utils.ArgumentParser(__doc__)
-_, group, _ = utils.add_shared_arguments(parser, "gpt_inference")
+_, group = utils.add_shared_arguments(parser, "gpt_inference")
 group.add_argument("--model", help="the base model that the adapter belongs on; default: the one that the checkpoint names")
 group.add_argument(
     "--batch-size", metavar="N", type=utils.number(int, 1), default=16, help="lines scored at once; default: %(default)s"

@@ -12,7 +12,7 @@ QLoRA: the model in 4 bits and frozen, low-rank adapters trained in its attentio
 import utils
 
 parser = utils.ArgumentParser(__doc__)
-data, model_group, _ = utils.add_shared_arguments(parser, "gpt_train", predicts=False)
+data, model_group = utils.add_shared_arguments(parser, "gpt_train", predicts=False)
 sample = {"model": str(utils.SAMPLE / "gpt-neox-tiny"), "epochs": 5, "lr": 4e-3}
 training = utils.add_training_arguments(parser, data, model_group, "nlpai-lab/kullm-polyglot-12.8b-v2", sample, lr=2e-4)
 training.add_argument(
@@ -330,7 +330,7 @@ def main(args, corpora):
         raise utils.InputError(advice)
     model = add_adapter(gpt_inference.with_answer_head(gpt_inference.load_base(args.model), prompt.answer_ids), args)
     trainer = make_trainer(args, model, prompt, datasets)
-    run = utils.start_run(args, {split: len(rows) for split, rows in corpora.items()}, trainer.args.device)
+    run = utils.start_run(args, corpora, trainer.args.device)
     utils.log.info("%s\n%s", memory, describe(trainer, tokenizer, datasets))
 
     trainer.train(resume_from_checkpoint=args.resume and get_last_checkpoint(trainer.args.output_dir))

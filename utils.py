@@ -278,19 +278,26 @@ def micro_f1_by_rule(labels, probabilities):
     return {name: micro_f1(labels, decide(probabilities, threshold)) for name, threshold in thresholds.items()}
 
 
-def cross_fitted_micro_f1(labels, probabilities, folds=5, seed=0):
-    """What tuning a threshold is worth on lines it was not tuned on.
+def fit_threshold(labels, probabilities):
+    """The decision rule of this project, tuned on these lines: a function from probabilities to decisions."""
+    threshold = tune_threshold(labels, probabilities)
+    return lambda others: decide(others, threshold)
 
-    The lines are split at random; each fold is decided with the threshold tuned on the others, and the decisions are
-    scored together.
+
+def cross_fitted_decisions(labels, probabilities, fit=fit_threshold, folds=5, seed=0):
+    """Decisions on each line by a rule that was tuned on others: the lines are parted at random, and each part decided by `fit`
+    of the rest.
+
+    Args:
+        labels: [lines, 8]; probabilities: [lines, ...], whatever `fit` takes.
+        fit: from labels and probabilities to a function from probabilities to decisions.
     """
     fold = np.random.default_rng(seed).permutation(len(labels)) % folds
     decisions = np.zeros(labels.shape, dtype=bool)
     for held_out in range(folds):
         inside = fold == held_out
-        threshold = tune_threshold(labels[~inside], probabilities[~inside])
-        decisions[inside] = decide(probabilities[inside], threshold)
-    return micro_f1(labels, decisions)
+        decisions[inside] = fit(labels[~inside], probabilities[~inside])(probabilities[inside])
+    return decisions
 
 
 def compute_metrics(labels, probabilities, decisions):
@@ -340,13 +347,15 @@ def choose_threshold(args, labels, scores):
     decision = {"emotions": EMOTIONS, "threshold": threshold, "tuned_on": "dev" if tuned else None}
     if tuned:
         decision["micro_f1"] = micro_f1(labels, decide(scores, threshold))
-        decision["micro_f1_cross_fitted"] = cross_fitted_micro_f1(labels, scores)
+        decision["micro_f1_cross_fitted"] = micro_f1(labels, cross_fitted_decisions(labels, scores))
         decision["micro_f1_at_0.5"] = micro_f1(labels, decide(scores, 0.5))
         log.info(
             "threshold %.3f, tuned on dev: micro-F1 %.4f on the lines it was tuned on, %.4f cross-fitted, %.4f at 0.5",
             *(decision[key] for key in ("threshold", "micro_f1", "micro_f1_cross_fitted", "micro_f1_at_0.5")),
         )
-    write_json(args.output_dir / "best" / "decision.json", decision)
+    best = args.output_dir / "best"
+    best.mkdir(exist_ok=True)  # where the run has no weights of its own
+    write_json(best / "decision.json", decision)
     return threshold
 
 
@@ -403,8 +412,24 @@ def threshold_argument(text):
     return text if text == "auto" else number(float, 0, 1)(text)
 
 
+def add_threshold_argument(group):
+    """Declare `--threshold`."""
+    group.add_argument(
+        "--threshold",
+        metavar="auto|T",
+        type=threshold_argument,
+        default="auto",
+        help="an emotion is present from this probability on; auto: tuned on dev and saved with the run",
+    )
+
+
+def add_output_argument(group, script):
+    """Declare `--output-dir`."""
+    group.add_argument("--output-dir", metavar="DIR", type=Path, default=Path("outputs", script), help="default: %(default)s")
+
+
 def add_shared_arguments(parser, script, predicts=True):
-    """Declare the arguments that the scripts share; return the groups for data, model and output.
+    """Declare the arguments that the scripts share; return the groups for data and model.
 
     Args:
         predicts: whether the script can take a checkpoint to predict with.
@@ -419,17 +444,10 @@ def add_shared_arguments(parser, script, predicts=True):
         model.add_argument("--model-ckpt-path", metavar="DIR", type=Path, help="a checkpoint (best/ of a run) to predict with")
     else:
         parser.set_defaults(model_ckpt_path=None)
-    model.add_argument(
-        "--threshold",
-        metavar="auto|T",
-        type=threshold_argument,
-        default="auto",
-        help="an emotion is present from this probability on; auto: tuned on dev and saved with the checkpoint",
-    )
+    add_threshold_argument(model)
     parser.set_defaults(sample_defaults={})
-    output = parser.add_argument_group("output")
-    output.add_argument("--output-dir", metavar="DIR", type=Path, default=Path("outputs", script), help="default: %(default)s")
-    return data, model, output
+    add_output_argument(parser.add_argument_group("output"), script)
+    return data, model
 
 
 def add_training_arguments(parser, data, model, default_model, sample, lr):
@@ -439,6 +457,12 @@ def add_training_arguments(parser, data, model, default_model, sample, lr):
         return f"default: {value}; with --sample: {sample[name]}" if name in sample else f"default: {value}"
 
     data.add_argument("--train-file", metavar="FILE", type=Path, help=f"default: {CORPUS_FILE.format('train')}")
+    data.add_argument(
+        "--folds", metavar="K", type=number(int, 2), help="pool train and dev and part them in K, emotions spread evenly"
+    )
+    data.add_argument(
+        "--fold", metavar="I", type=number(int, 0), help="the part, from 0 to K - 1, to take for dev; train on the others"
+    )
     model.add_argument("--model", default=default_model, help="a hub id or a from_pretrained directory; default: %(default)s")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=number(int, 1), default=5, help=default("epochs", 5))
@@ -452,7 +476,7 @@ def add_training_arguments(parser, data, model, default_model, sample, lr):
 def bert_argument_parser(description, script, head_lr):
     """The arguments that `bert_plain.py` and `bert_GRU.py` share."""
     parser = ArgumentParser(description)
-    data, model, _ = add_shared_arguments(parser, script)
+    data, model = add_shared_arguments(parser, script)
     sample = {"model": str(SAMPLE / "roberta-tiny"), "epochs": 8, "lr": 2e-3, "train_batch_size": 48}
     training = add_training_arguments(parser, data, model, "klue/roberta-large", sample, lr=2e-5)
     training.add_argument(
@@ -501,10 +525,13 @@ def parse_arguments(parser, check_checkpoint=None, read=read_corpus, argv=None):
         resume = getattr(args, "resume", False)
         if resume and predicting:
             raise InputError("--resume goes on with training, --model-ckpt-path only predicts; give one of them")
+        check_folds(args, predicting)
         if not getattr(args, "estimate", False):  # which writes nothing
             check_output_dir(args.output_dir, resume)
         model = check_checkpoint(args) if predicting else args.model
         corpora = read_corpora(args, predicting, read)
+        if getattr(args, "folds", None):
+            corpora |= split_fold(corpora["train"] + corpora["dev"], args.folds, args.fold)
         if model:
             check_model(model)
     except InputError as error:
@@ -619,6 +646,43 @@ def read_corpora(args, predicting, read):
     return corpora
 
 
+def check_folds(args, predicting):
+    """Raise InputError unless `--folds` and `--fold` are both left out, or fit each other and a run that trains."""
+    folds, fold = getattr(args, "folds", None), getattr(args, "fold", None)
+    if (folds is None) != (fold is None):
+        raise InputError("--folds and --fold belong together; give both, as --folds 5 --fold 0")
+    if folds is not None and predicting:
+        raise InputError("--folds is for training, --model-ckpt-path only predicts; give one of them")
+    if folds is not None and fold >= folds:
+        raise InputError(f"--fold {fold}: with --folds {folds}, the parts are 0 to {folds - 1}")
+
+
+def split_fold(rows, folds, fold):
+    """One of the ways to part labelled rows in `folds`: {"train": the other parts, "dev": part `fold`}, in the order of `rows`.
+
+    Each combination of emotions is spread evenly, and all lines of a sentence go to the same part. The same rows are parted
+    alike on every machine, whatever `--seed` is.
+
+    Raises:
+        InputError: an id stands twice, or there are too few lines.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    ids = {row["id"] for row in rows}
+    if len(ids) < len(rows):
+        repeated = next(row["id"] for row in rows if row["id"] not in ids or ids.remove(row["id"]))
+        raise InputError(f"--folds: id {repeated!r} stands in both --train-file and --dev-file; make every id unique")
+    combinations = encode_labels(rows) @ 2 ** np.arange(len(EMOTIONS))
+    sentences = [row["input"]["form"] for row in rows]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # rare combinations are spread as can be
+        try:
+            parts = list(StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(rows, combinations, sentences))
+        except ValueError:
+            raise InputError(f"--folds {folds}: {len(rows)} lines are too few for so many parts; give a smaller K") from None
+    return {split: [rows[index] for index in part] for split, part in zip(("train", "dev"), parts[fold], strict=True)}
+
+
 @contextlib.contextmanager
 def loading(path):
     """Inside, what transformers raises over a model that it cannot load becomes an InputError."""
@@ -680,11 +744,11 @@ def quiet_libraries():
         logging.getLogger(name).addFilter(lambda record, message=message: message not in record.getMessage())
 
 
-def start_run(args, lines, device):
+def start_run(args, splits, device):
     """Make the output directory with its `train.log` and `run.json`; what `log.info` says goes to both screen and log.
 
     Args:
-        lines: the number of lines of each corpus file, by split.
+        splits: names of the corpus files that are read.
 
     Returns:
         The content of `run.json`, for `finish_run`.
@@ -692,20 +756,13 @@ def start_run(args, lines, device):
     args.output_dir.mkdir(parents=True, exist_ok=True)
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(args.output_dir / "train.log", encoding="utf-8")]
-    packages = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "scikit-learn", "numpy")
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "scikit-learn", "numpy", "matplotlib")
     run = {
         "script": Path(sys.argv[0]).name,
         "arguments": vars(args),
         "seed": getattr(args, "seed", None),  # nothing is drawn where nothing is trained
         "device": device,
-        "data": {
-            split: {
-                "file": getattr(args, f"{split}_file"),
-                "lines": count,
-                "sha256": sha256(getattr(args, f"{split}_file")),
-            }
-            for split, count in lines.items()
-        },
+        "data": {split: identify(getattr(args, f"{split}_file")) for split in splits},
         "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
         "git_commit": git_commit(),
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -715,10 +772,14 @@ def start_run(args, lines, device):
     return run
 
 
-def sha256(path):
-    """The SHA-256 of a file, in hexadecimal digits."""
+def identify(path):
+    """What tells a corpus file from another: {"file", "lines", "sha256" (hexadecimal)}."""
+    digest, lines = hashlib.sha256(), 0
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        for line in file:
+            digest.update(line)
+            lines += bool(line.strip())
+    return {"file": path, "lines": lines, "sha256": digest.hexdigest()}
 
 
 def git_commit():
@@ -738,10 +799,11 @@ def finish_run(args, run):
     run["peak_memory_gib"] = peak_memory_gib()
     write_json(args.output_dir / "run.json", run)
     memory = ", ".join(f"{gib} GiB on the {where}" for where, gib in run["peak_memory_gib"].items())
-    checkpoint = getattr(args, "model_ckpt_path", None) or args.output_dir / "best"
-    script = run["script"].replace("gpt_train", "gpt_inference")
     log.info("\nDone in %.0f s; peak memory %s. Metrics and predictions: %s", run["seconds"], memory, args.output_dir)
-    log.info("To predict a file: python %s --model-ckpt-path %s --test-file FILE --output-dir DIR", script, checkpoint)
+    if "model_ckpt_path" in args:
+        checkpoint = args.model_ckpt_path or args.output_dir / "best"
+        script = run["script"].replace("gpt_train", "gpt_inference")
+        log.info("To predict a file: python %s --model-ckpt-path %s --test-file FILE --output-dir DIR", script, checkpoint)
 
 
 def peak_memory_gib():
@@ -755,9 +817,8 @@ def peak_memory_gib():
         import psutil
 
         peak = {"host": round(psutil.Process().memory_info().peak_wset / 2**30, 2)}
-    import torch
-
-    if torch.cuda.is_available():
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
         peak["gpu"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     return peak
 

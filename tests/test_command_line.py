@@ -49,7 +49,7 @@ def test_importing_utils_is_light():
     assert fastest_of_three([sys.executable, "-c", "import utils"]) < 0.3
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", (*SCRIPTS, "ensemble.py"))
 def test_help_is_quick_and_names_every_flag_of_the_readme(script):
     assert fastest_of_three([sys.executable, script, "--help"]) < 1
     flags = set(re.findall(r"--[a-z][a-z-]+", run_script(script, "--help").stdout)) - {"--help"}

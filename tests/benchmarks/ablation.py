@@ -1,0 +1,200 @@
+"""What pays: bert_plain.py against one change at a time, on two public corpora.
+
+    python tests/benchmarks/ablation.py --kote DIR --kote-model DIR --xed DIR --xed-model DIR --output-dir DIR
+
+A corpus holds train.jsonl, dev.jsonl and test.jsonl. The base is bert_plain.py with mean pooling and the settings below. Every
+change is screened with one seed; the GRU, and what is above the base on both corpora, is trained with three. A run is a run
+directory, OUTPUT_DIR/CORPUS/CHANGE-SEED; one that is finished is not made again, so the command may be stopped and repeated.
+--jobs processes work side by side, with one thread each.
+
+The table judges by dev: decisions are cross-fitted (each fifth of the lines by the rule that the others choose), F1 is averaged
+over seeds, and the p-value is that of a paired bootstrap over the lines. Test is shown beside it, and decides nothing.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import functools
+import io
+import multiprocessing
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+
+import ensemble
+import utils
+
+SEEDS = (42, 43, 44)
+SETTINGS = ("--lr", "1e-4", "--head-lr", "1e-2", "--epochs", "2")
+BASE = "mean"
+CHANGES = {  # by name of a run: (what the table says, model class of `train`, arguments of VariantTrainer, settings)
+    BASE: ("base: mean pooling, binary cross-entropy", "mean", {}, ()),
+    "gru": ("pooling: GRU (bert_GRU.py), --head-lr 1e-3", "gru", {}, ("--head-lr", "1e-3")),
+    "cls": ("pooling: CLS", "cls", {}, ()),
+    "attention": ("pooling: attention", "attention", {}, ()),
+    "asymmetric": ("loss: asymmetric", "mean", {"loss": "asymmetric"}, ()),
+    "layer-decay": ("learning rate decays by layer, 0.9", "mean", {"layer_decay": 0.9}, ()),
+    "r-drop": ("R-Drop, weight 1", "mean", {"r_drop": 1.0}, ()),
+}
+
+
+def train(name, seed, corpus, model, directory):
+    """Train one run into `directory`, in one thread; one that was begun goes on from its last checkpoint."""
+    import torch
+
+    torch.set_num_threads(1)
+    utils.quiet_libraries()
+    import variants
+
+    import bert_GRU
+    import bert_plain
+
+    classes = {
+        "mean": bert_plain.MeanPoolingClassifier,
+        "cls": bert_plain.AutoModelForSequenceClassification,
+        "attention": variants.AttentionPoolingClassifier,
+        "gru": bert_GRU.GRUClassifier,
+    }
+    _, model_class, changes, settings = CHANGES[name]
+    bert_plain.EmotionTrainer = functools.partial(variants.VariantTrainer, **changes)
+    files = [f"--{split}-file={corpus / split}.jsonl" for split in ("train", "dev", "test")]
+    where = ["--model", str(model), "--output-dir", str(directory), "--seed", str(seed)]
+    args = bert_plain.parser.parse_args(
+        [*where, *SETTINGS, *settings, *files, *["--resume"] * (directory / "run.json").exists()]
+    )
+    corpora = utils.read_corpora(args, predicting=False, read=utils.read_corpus)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        bert_plain.main(args, corpora, classes[model_class])
+
+
+def train_all(runs, options, jobs):
+    """Train the runs, (corpus, name, seed) each, that are not finished; returns the directory of each."""
+    directories = {run: options.output_dir / run[0] / f"{run[1]}-{run[2]}" for run in runs}
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
+        started = {}
+        for (corpus, name, seed), directory in directories.items():
+            if not (directory / "metrics.json").exists():
+                files, model = getattr(options, corpus), getattr(options, f"{corpus}_model")
+                started[pool.submit(train, name, seed, files, model, directory)] = directory
+        for future in concurrent.futures.as_completed(started):
+            future.result()
+            print(f"finished {started[future]}", flush=True)
+    return directories
+
+
+def fit_each(labels, probabilities):
+    """A threshold for each emotion, the one that maximises its F1 on these lines."""
+    thresholds = np.array([utils.tune_threshold(labels[:, k], probabilities[:, k]) for k in range(labels.shape[1])])
+    return lambda others: utils.decide(others, thresholds)
+
+
+def fit_at_least_one(labels, probabilities):
+    """One threshold, and the most probable emotion where none reaches it."""
+    decide = utils.fit_threshold(labels, probabilities)
+
+    def rule(others):
+        most_probable = others == others.max(-1, keepdims=True)
+        decisions = decide(others)
+        return decisions | (most_probable & ~decisions.any(-1, keepdims=True))
+
+    return rule
+
+
+def fit_half(labels, probabilities):
+    """0.5, whatever the lines say."""
+    return lambda others: utils.decide(others, 0.5)
+
+
+RULES = {
+    "threshold rule: 0.5": fit_half,
+    "threshold rule: one for each emotion": fit_each,
+    "threshold rule: one, at least one emotion": fit_at_least_one,
+}
+
+
+class Results:
+    """What the finished runs of one corpus reached."""
+
+    def __init__(self, corpus, directories):
+        self.labels = {split: utils.encode_labels(utils.read_corpus(corpus / f"{split}.jsonl")) for split in ("dev", "test")}
+        self.runs = {(name, seed): ensemble.read_run(directory) for (name, seed), directory in directories.items()}
+
+    def decisions(self, name, seed, fit):
+        """Cross-fitted decisions on dev, and those on test by the rule of all of dev."""
+        scores = self.runs[name, seed]["scores"]
+        dev = utils.cross_fitted_decisions(self.labels["dev"], scores["dev"], fit)
+        return {"dev": dev, "test": fit(self.labels["dev"], scores["dev"])(scores["test"])}
+
+    def f1(self, name, seeds, fit=utils.fit_threshold):
+        """Micro-F1 by split, averaged over seeds: [1 + resamples], the lines as they are in front."""
+        of_seeds = [self.decisions(name, seed, fit) for seed in seeds]
+        return {
+            split: ensemble.bootstrap_f1(labels.astype(bool), np.stack([each[split] for each in of_seeds]), 10_000, 42)[0].mean(
+                1
+            )
+            for split, labels in self.labels.items()
+        }
+
+    def row(self, label, name, fit=utils.fit_threshold):
+        """A row of the table, against the base with the same seeds."""
+        seeds = [seed for seed in SEEDS if (name, seed) in self.runs]
+        of_base = self.f1(BASE, seeds)
+        found = self.f1(name, seeds, fit)
+        cells = [label, str(len(seeds)), f"{found['dev'][0]:.3f}"]
+        if label != CHANGES[BASE][0]:
+            gain = ensemble.paired_difference(found["dev"], of_base["dev"])
+            cells += [f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]", f"{gain['p_value']:.3f}"]
+        else:
+            cells += ["", ""]
+        seconds = np.mean([self.runs[name, seed]["seconds"] for seed in seeds])
+        return [*cells, f"{found['test'][0]:.3f}", f"{found['test'][0] - of_base['test'][0]:+.3f}", f"{seconds:.0f}"]
+
+
+def screen(corpora, options):
+    """The changes that are above the base on every corpus with the first seed."""
+    reached = {}
+    for corpus, directories in corpora.items():
+        results = Results(getattr(options, corpus), directories)
+        reached[corpus] = {name: results.f1(name, SEEDS[:1])["dev"][0] for name in CHANGES}
+    return [name for name in CHANGES if all(of[name] > of[BASE] for of in reached.values())]
+
+
+def by_corpus(directories):
+    corpora = {}
+    for (corpus, name, seed), directory in directories.items():
+        corpora.setdefault(corpus, {})[name, seed] = directory
+    return corpora
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for corpus in ("kote", "xed"):
+        parser.add_argument(f"--{corpus}", metavar="DIR", type=Path, required=True)
+        parser.add_argument(f"--{corpus}-model", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--output-dir", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--jobs", metavar="N", type=int, default=2)
+    options = parser.parse_args()
+    corpora = ("kote", "xed")
+    first = [(corpus, name, SEEDS[0]) for name in CHANGES for corpus in corpora]
+    directories = train_all(first, options, options.jobs)
+    confirmed = [name for name in CHANGES if name in {BASE, "gru", *screen(by_corpus(directories), options)}]
+    print(f"with three seeds: {', '.join(confirmed)}", flush=True)
+    more = [(corpus, name, seed) for name in confirmed for seed in SEEDS[1:] for corpus in corpora]
+    directories |= train_all(more, options, options.jobs)
+    for corpus, finished in by_corpus(directories).items():
+        results = Results(getattr(options, corpus), finished)
+        print(f"\n| {corpus} | seeds | dev | against the base | p | test | against the base | seconds |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+        for name, (label, *_) in CHANGES.items():
+            print(f"| {' | '.join(results.row(label, name))} |")
+        for label, fit in RULES.items():
+            print(f"| {' | '.join(results.row(label, BASE, fit))} |")
+
+
+if __name__ == "__main__":
+    main()
