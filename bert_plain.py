@@ -23,7 +23,10 @@ if __name__ == "__main__":  # a wrong argument or file is told before the second
     args, corpora = utils.parse_arguments(parser, lambda args: utils.check_encoder(args, classes))
 
 import math
+import shutil
+import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -45,7 +48,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_pt_utils import get_length_grouped_indices
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import rotate_checkpoints
 
 
 class EncoderClassifier(PreTrainedModel):
@@ -137,7 +140,7 @@ def tokenize(rows, tokenizer, config):
     """Rows to model inputs, the text paired with its target; a long text is cut, a target never.
 
     Returns:
-        A list of {"input_ids", "attention_mask"}, with "token_type_ids" where the model has several types, and "labels"
+        A list of {"id", "input_ids", "attention_mask"}, with "token_type_ids" where the model has several types, and "labels"
         (float, [8]) where the rows are labelled.
 
     Raises:
@@ -165,7 +168,7 @@ def tokenize(rows, tokenizer, config):
             return_token_type_ids=getattr(config, "type_vocab_size", 1) > 1,
         )
         for position, index in enumerate(chosen):
-            examples[index] = {name: values[position] for name, values in encoded.items()}
+            examples[index] = {"id": rows[index]["id"]} | {name: values[position] for name, values in encoded.items()}
     if rows[0].get("output"):
         for example, labels in zip(examples, utils.encode_labels(rows), strict=True):
             example["labels"] = labels.tolist()
@@ -209,19 +212,150 @@ class LengthGroupedSampler(Sampler):
         return iter([index for batch in shuffled for index in batches[batch]])
 
 
-class EmotionTrainer(Trainer):
+class RunTrainer(Trainer):
+    """Trainer of a run that may be stopped or killed at any moment, and that `--resume` brings to the same end.
+
+    A checkpoint appears in `checkpoints/` when it is whole. Ctrl-C and SIGTERM wait for the step that runs, or break off the
+    evaluation that does; then a checkpoint is saved, and `train` raises KeyboardInterrupt. Evaluation draws no random numbers.
+
+    Args:
+        save_steps: save a checkpoint after so many steps too, and not after epochs alone.
+    """
+
+    def __init__(self, *args, data_collator, save_steps=None, **kwargs):
+        self.collate_inputs = data_collator
+        super().__init__(*args, data_collator=self.collate_with_ids, **kwargs)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(SaveWhenTold(self, save_steps))
+        self.staging = self.resumed_from = None
+        self.told_to_stop = False
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        self.resumed_from = resume_from_checkpoint
+        with utils.signals_handled_by(self.stop_later):
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if self.told_to_stop:
+            raise KeyboardInterrupt
+        return output
+
+    def stop_later(self, *_):
+        if self.told_to_stop:  # told twice: at once
+            raise KeyboardInterrupt
+        self.told_to_stop = True
+
+    def collate_with_ids(self, examples):
+        ids = [example["id"] for example in examples]
+        batch = self.collate_inputs([{name: value for name, value in example.items() if name != "id"} for example in examples])
+        batch["ids"] = ids
+        return batch
+
+    def _prepare_inputs(self, inputs):
+        self.batch_ids = inputs.pop("ids")
+        return super()._prepare_inputs(inputs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise utils.RunError(
+                f"step {self.state.global_step + 1}: the loss is {loss.item()}, on the lines {', '.join(self.batch_ids)}; "
+                "take a lower --lr, or bf16 or fp32 for --precision; the last checkpoint was saved before"
+            )
+        return loss
+
+    def _evaluate(self, *args, **kwargs):
+        try:
+            with torch.random.fork_rng(), utils.signals_handled_by(signal.default_int_handler):
+                if self.told_to_stop:
+                    raise KeyboardInterrupt
+                return super()._evaluate(*args, **kwargs)
+        except KeyboardInterrupt:
+            self._save_checkpoint(self.model, None)  # `evaluate_if_due` makes up for it on resuming
+            raise
+
+    def evaluate_if_due(self):
+        """Evaluate a checkpoint that was saved at the end of an epoch, when its evaluation was broken off."""
+        state = self.state
+        at_end_of_epoch = state.global_step and state.global_step % (state.max_steps // state.num_train_epochs) == 0
+        evaluated = any("eval_micro_f1" in record and record["step"] == state.global_step for record in state.log_history)
+        if at_end_of_epoch and not evaluated:
+            self._load_rng_state(self.resumed_from)
+            self.control.should_evaluate = self.control.should_save = True
+            self._maybe_log_save_evaluate(self._tr_loss, None, self.model, None, state.epoch, None, time.time())
+
+    def _get_output_dir(self, trial):
+        return self.staging or super()._get_output_dir(trial)
+
+    def save_best(self, directory, tokenizer):
+        """Save the model, as it is, and its tokenizer, to load with `from_pretrained`."""
+        if self.is_world_process_zero():
+            with utils.room_for(directory, trained_bytes(self.model)):
+                self.model.save_pretrained(directory)
+                tokenizer.save_pretrained(directory)
+
+    def _save_checkpoint(self, model, trial):
+        checkpoints = Path(self.args.output_dir)
+        final = checkpoints / f"checkpoint-{self.state.global_step}"
+        moments = [value for state in self.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+        with utils.room_for(final, trained_bytes(model) + sum(moment.nbytes for moment in moments)):
+            self.staging = str(checkpoints / ".partial")
+            try:
+                super()._save_checkpoint(model, trial)
+                if self.state.best_global_step:
+                    self.state.best_model_checkpoint = str(checkpoints / f"checkpoint-{self.state.best_global_step}")
+                self.accelerator.wait_for_everyone()  # each process saves its random state
+                if self.is_world_process_zero():
+                    self.state.save_to_json(Path(self.staging, final.name, "trainer_state.json"))
+                    shutil.rmtree(final, ignore_errors=True)
+                    Path(self.staging, final.name).rename(final)
+                    rotate_checkpoints(
+                        checkpoints, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
+                    )
+                self.accelerator.wait_for_everyone()
+            finally:
+                shutil.rmtree(self.staging, ignore_errors=True)
+                self.staging = None
+
+
+def trained_bytes(model):
+    """The size of the parameters that are trained, and so of what is saved of a model."""
+    return sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+
+
+class SaveWhenTold(TrainerCallback):
+    """Asks for a checkpoint when the process is told to stop, and every `save_steps` steps; stops when it is saved."""
+
+    def __init__(self, trainer, save_steps):
+        self.trainer, self.save_steps = trainer, save_steps
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.best_global_step:  # the directory may have moved
+            state.best_model_checkpoint = str(Path(args.output_dir, f"checkpoint-{state.best_global_step}"))
+        self.trainer.evaluate_if_due()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        is_due = self.save_steps and state.global_step % self.save_steps == 0
+        if args.world_size > 1:  # all stop where the first is told to
+            told = torch.tensor(float(self.trainer.told_to_stop), device=args.device)
+            self.trainer.told_to_stop = bool(self.trainer.accelerator.reduce(told, "sum"))
+        control.should_save |= bool(is_due or self.trainer.told_to_stop)
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.trainer.told_to_stop:
+            raise KeyboardInterrupt
+
+
+class EmotionTrainer(RunTrainer):
     """Trainer with a learning rate of its own for new weights, and evaluation in the order given."""
 
     def __init__(self, *args, new_weights=(), head_lr=None, **kwargs):
         super().__init__(*args, **kwargs)
         self.new_weights, self.head_lr = new_weights, head_lr
-        self.remove_callback(PrinterCallback)
 
     def _get_train_sampler(self, train_dataset=None):
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         lengths = [len(example["input_ids"]) for example in self.train_dataset]
-        return LengthGroupedSampler(lengths, self.args.train_batch_size, self.args.seed)
+        return LengthGroupedSampler(lengths, self.args.train_batch_size * self.args.world_size, self.args.seed)
 
     def _get_eval_sampler(self, eval_dataset):
         # Under group_by_length, Trainer would shuffle here, and predictions come back in that order.
@@ -252,11 +386,15 @@ class EmotionTrainer(Trainer):
 class Progress(TrainerCallback):
     """A bar with loss and speed while an epoch runs, and a line for the log when it has been evaluated."""
 
+    trained = ""  # where the epoch ran before this process
+
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.losses, self.first_step, self.started = [], state.global_step, time.perf_counter()
-        self.epoch = f"epoch {round(state.epoch or 0) + 1}/{state.num_train_epochs}"
         steps = state.max_steps // state.num_train_epochs
-        self.bar = tqdm(total=steps, desc=self.epoch, unit="batch", leave=False, disable=None)
+        epoch, done = divmod(state.global_step, steps)
+        name = f"epoch {epoch + 1}/{state.num_train_epochs}"
+        hidden = None if state.is_world_process_zero else True  # None: where no terminal is
+        self.bar = tqdm(total=steps, initial=done, desc=name, unit="batch", leave=False, disable=hidden)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update()
@@ -268,14 +406,15 @@ class Progress(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         self.bar.close()
-        self.speed = self.lines_per_second(args, state)
+        loss = f"loss {np.mean(self.losses):.4f}, " if self.losses else ""
+        self.trained = f"{loss}{self.lines_per_second(args, state):.1f} lines/s; "
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         utils.log.info(
-            "%s: loss %.4f, %.1f lines/s; dev micro-F1 %.4f at its best threshold, %.4f at 0.5",
-            self.epoch,
-            np.mean(self.losses),
-            self.speed,
+            "epoch %d/%d: %sdev micro-F1 %.4f at its best threshold, %.4f at 0.5",
+            round(state.epoch),
+            state.num_train_epochs,
+            self.trained,
             metrics["eval_micro_f1"],
             metrics["eval_micro_f1_at_0.5"],
         )
@@ -317,7 +456,9 @@ def make_trainer(args, model, tokenizer, new_weights, datasets, precision):
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         use_cpu=not torch.accelerator.is_available(),
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
         disable_tqdm=True,
         seed=args.seed,
     )
@@ -375,11 +516,13 @@ def main(args, corpora, model_class):
     utils.log.info(describe(trainer, tokenizer, datasets, precision))
 
     if not args.model_ckpt_path:
-        trainer.train(resume_from_checkpoint=args.resume and get_last_checkpoint(trainer.args.output_dir))
-        trainer.model.save_pretrained(args.output_dir / "best")
-        tokenizer.save_pretrained(args.output_dir / "best")
+        trainer.train(utils.last_whole_checkpoint(args.output_dir) if args.resume else None)
+        trainer.save_best(args.output_dir / "best", tokenizer)
 
     probabilities = {split: predict(trainer, datasets[split]) for split in corpora if split != "train"}
+    trainer.accelerator.end_training()
+    if not utils.is_main_process():
+        return
     if args.model_ckpt_path:
         threshold = utils.checkpoint_threshold(args)
     else:

@@ -32,6 +32,7 @@ import itertools
 import json
 
 import accelerate
+import numpy as np
 import peft
 import torch
 import transformers
@@ -351,37 +352,49 @@ def to_scores(log_probabilities, objective):
     return emotion_logits(log_probabilities).sigmoid()
 
 
-def batches_of_like_length(suffixes, batch_size):
-    """Yield the indices of batches, longest lines first; a batch ends early rather than pad a line by a third."""
+def batches_of_like_length(suffixes, order, batch_size):
+    """Yield the indices of `order`, longest lines first, in batches; one ends early rather than pad a line by a third."""
     batch = []
-    for index in utils.longest_first(suffixes):
+    for index in order:
         if len(batch) == batch_size or (batch and len(suffixes[index]) < 0.75 * len(suffixes[batch[0]])):
             yield batch
             batch = []
         batch.append(index)
-    yield batch
+    if batch:
+        yield batch
 
 
 @torch.inference_mode()
 def score(model, prompt, objective, suffixes, cache, batch_size, bar):
     """Scores of the emotions for lines given as token ids, float64 [lines, 8], in their order.
 
-    Call it inside `evaluating`.
+    Call it inside `evaluating`. Several processes share the lines out, and each gets the scores of all.
     """
-    scores = torch.empty(len(suffixes), len(utils.EMOTIONS), dtype=torch.float64)
-    for batch in batches_of_like_length(suffixes, batch_size):
+    state = accelerate.PartialState()
+    mine = utils.longest_first(suffixes)[state.process_index :: state.num_processes]
+    scored = {}
+    for batch in batches_of_like_length(suffixes, mine, batch_size):
         inputs = prompt.batch([suffixes[index] for index in batch])
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
         log_probabilities = model(**inputs, past_key_values=cache, use_cache=True).logits
-        scores[batch] = to_scores(log_probabilities.double(), objective).cpu()
-        bar.update(len(batch))
-    return scores.numpy().round(6)  # as they are written, so that a decision on the file is the decision here
+        scored |= zip(batch, to_scores(log_probabilities.double(), objective).tolist(), strict=True)
+        bar.update(len(batch) * state.num_processes)
+    for others in accelerate.utils.gather_object([scored]):
+        scored |= others
+    scores = np.array([scored[index] for index in range(len(suffixes))])
+    return scores.round(6)  # as they are written, so that a decision on the file is the decision here
+
+
+def progress_bar(lines, name, **settings):
+    """A bar in lines, on a terminal and in the main process alone."""
+    disable = None if utils.is_main_process() else True  # None: where no terminal is
+    return tqdm(total=lines, unit="line", desc=name, disable=disable, **settings)
 
 
 def score_file(path, lines, model, prompt, objective, cache, batch_size):
     """Read a corpus file window by window; yield (rows, scores [rows, 8]) of each, in the order of the file."""
     rows = utils.iter_corpus(path)
-    with tqdm(total=lines, unit="line", desc=path.name, disable=None) as bar:
+    with progress_bar(lines, path.name) as bar:
         while window := list(itertools.islice(rows, WINDOW)):
             yield window, score(model, prompt, objective, prompt.encode(window), cache, batch_size, bar)
 
@@ -397,8 +410,13 @@ def main(args, lines):
             split: score_file(getattr(args, f"{split}_file"), count, model, prompt, objective, cache, args.batch_size)
             for split, count in lines.items()
         }
-        utils.evaluate_and_write(args, chunks, threshold)
-    utils.finish_run(args, run)
+        if utils.is_main_process():
+            utils.evaluate_and_write(args, chunks, threshold)
+            utils.finish_run(args, run)
+        else:
+            for _ in itertools.chain.from_iterable(chunks.values()):
+                pass  # its share is scored, and the main process writes
+    accelerate.PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

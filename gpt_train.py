@@ -36,6 +36,12 @@ training.add_argument(
     help="tokens of a prompt with its answer; a longer text is cut; default: %(default)s",
 )
 training.add_argument(
+    "--save-steps",
+    metavar="N",
+    type=utils.number(int, 1),
+    help="save a checkpoint for --resume every N steps too; default: after each epoch alone",
+)
+training.add_argument(
     "--estimate", action="store_true", help="print the memory that training needs and what the device has, and end"
 )
 adapter = parser.add_argument_group("adapter")
@@ -62,9 +68,7 @@ import psutil
 import torch
 import transformers
 from torch import nn
-from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 import bert_plain
 import gpt_inference
@@ -209,15 +213,14 @@ def check_memory(args, prompt, train):
     return "\n".join(lines), advice
 
 
-class GPTTrainer(Trainer):
+class GPTTrainer(bert_plain.RunTrainer):
     """Trainer that packs a batch into one row, and evaluates by the scoring of gpt_inference.py."""
 
     def __init__(self, *args, prompt, objective, **kwargs):
-        super().__init__(*args, data_collator=self.collate, **kwargs)
+        super().__init__(*args, data_collator=self.pack, **kwargs)
         self.prompt, self.objective = prompt, objective
-        self.remove_callback(transformers.PrinterCallback)
 
-    def collate(self, examples):
+    def pack(self, examples):
         labels = torch.tensor(np.stack([example["labels"] for example in examples]))
         return self.prompt.pack([example["input_ids"] for example in examples]) | {"labels": labels}
 
@@ -232,7 +235,7 @@ class GPTTrainer(Trainer):
         lines = [example["input_ids"] for example in examples]
         with (
             gpt_inference.evaluating(self.model),
-            tqdm(total=len(lines), unit="line", desc=name, leave=False, disable=None) as bar,
+            gpt_inference.progress_bar(len(lines), name, leave=False) as bar,
         ):
             cache = gpt_inference.run_prefix(self.model, self.prompt)
             batch_size = self.args.per_device_eval_batch_size
@@ -260,13 +263,14 @@ def make_trainer(args, model, prompt, datasets):
         optim="paged_adamw_8bit" if device.type == "cuda" else "adamw_torch_fused",
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=2,
+        save_total_limit=3,  # the last two and the best
         load_best_model_at_end=True,
         metric_for_best_model="micro_f1",
         greater_is_better=True,
         logging_steps=min(10, math.ceil(len(datasets["train"]) / args.batch_size)),
         remove_unused_columns=False,
         use_cpu=device.type == "cpu",
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=device.type == "cuda",
         disable_tqdm=True,
         seed=args.seed,
@@ -280,12 +284,13 @@ def make_trainer(args, model, prompt, datasets):
         callbacks=[bert_plain.Progress()],
         prompt=prompt,
         objective=args.objective,
+        save_steps=args.save_steps,
     )
 
 
 def make_examples(rows, prompt):
-    """Rows as training takes them: {"input_ids": list, "labels": [8]}, without labels where the rows have none."""
-    examples = [{"input_ids": ids} for ids in prompt.encode(rows)]
+    """Rows as training takes them: {"id", "input_ids": list, "labels": [8]}, without labels where the rows have none."""
+    examples = [{"id": row["id"], "input_ids": ids} for row, ids in zip(rows, prompt.encode(rows), strict=True)]
     if rows[0].get("output"):
         for example, labels in zip(examples, utils.encode_labels(rows), strict=True):
             example["labels"] = labels
@@ -333,13 +338,13 @@ def main(args, corpora):
     run = utils.start_run(args, corpora, trainer.args.device)
     utils.log.info("%s\n%s", memory, describe(trainer, tokenizer, datasets))
 
-    trainer.train(resume_from_checkpoint=args.resume and get_last_checkpoint(trainer.args.output_dir))
-    best = args.output_dir / "best"
-    trainer.model.save_pretrained(best)
-    tokenizer.save_pretrained(best)
-    prompt.save(best, args.objective)
-
+    trainer.train(utils.last_whole_checkpoint(args.output_dir) if args.resume else None)
+    trainer.save_best(args.output_dir / "best", tokenizer)
     scores = {split: trainer.score(datasets[split], split) for split in corpora if split != "train"}
+    trainer.accelerator.end_training()
+    if not utils.is_main_process():
+        return
+    prompt.save(args.output_dir / "best", args.objective)
     threshold = utils.choose_threshold(args, utils.encode_labels(corpora["dev"]), scores["dev"])
     utils.evaluate_and_write(args, {split: [(corpora[split], values)] for split, values in scores.items()}, threshold)
     utils.finish_run(args, run)

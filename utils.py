@@ -7,6 +7,7 @@ import argparse
 import array
 import contextlib
 import datetime
+import errno
 import hashlib
 import importlib.metadata
 import itertools
@@ -16,12 +17,16 @@ import math
 import os
 import platform
 import re
+import shlex
+import shutil
+import signal
 import string
 import subprocess
 import sys
 import time
 import unicodedata
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +34,7 @@ import numpy as np
 EMOTIONS = ("joy", "anticipation", "trust", "surprise", "disgust", "fear", "anger", "sadness")
 ROOT = Path(__file__).resolve().parent
 SAMPLE = ROOT / "data" / "sample"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 CORPUS_PAGE = "https://kli.korean.go.kr/benchmark"
 CORPUS_FILE = "data/nikluge-ea-2023-{}.jsonl"  # where it is looked for, by split
 
@@ -37,6 +43,10 @@ log = logging.getLogger("nikluge-ea")
 
 class InputError(ValueError):
     """An argument or an input file is wrong; the message is one line: what, where, and how to mend it."""
+
+
+class RunError(RuntimeError):
+    """A run cannot go on, though nothing that it was given is wrong; the message is one line, as of InputError."""
 
 
 # Corpus
@@ -393,6 +403,11 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
+def is_main_process():
+    """Whether this process writes the files of a run: the only one, or the first that torchrun or accelerate launched."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def number(kind, low, high=math.inf, low_open=False):
     """An argparse type: a finite number of `kind` from `low` (itself excluded if `low_open`) to `high`."""
 
@@ -514,6 +529,11 @@ def parse_arguments(parser, check_checkpoint=None, read=read_corpus, argv=None):
 
     Exits with code 2 and one line on standard error where an argument or a file is wrong.
     """
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # until `errors_for_people`; torch cannot be interrupted while it is imported
+        signal.signal(number, lambda *_: (os.write(2, b"interrupted; nothing was written\n"), os._exit(130)))
     args = parser.parse_args(argv)
     if args.sample:
         files = {f"{split}_file": SAMPLE / f"{split}.jsonl" for split in ("train", "dev", "test") if f"{split}_file" in args}
@@ -526,32 +546,62 @@ def parse_arguments(parser, check_checkpoint=None, read=read_corpus, argv=None):
         if resume and predicting:
             raise InputError("--resume goes on with training, --model-ckpt-path only predicts; give one of them")
         check_folds(args, predicting)
-        if not getattr(args, "estimate", False):  # which writes nothing
+        if is_main_process() and not getattr(args, "estimate", False):  # which writes nothing
             check_output_dir(args.output_dir, resume)
         model = check_checkpoint(args) if predicting else args.model
         corpora = read_corpora(args, predicting, read)
+        if resume:
+            check_same_run(args, corpora)
         if getattr(args, "folds", None):
             corpora |= split_fold(corpora["train"] + corpora["dev"], args.folds, args.fold)
         if model:
             check_model(model)
     except InputError as error:
-        parser.error(str(error))
+        parser.error(str(error)) if is_main_process() else parser.exit(2)
     quiet_libraries()
     return args, corpora
 
 
 @contextlib.contextmanager
-def errors_for_people(parser, args):
-    """Inside, a wrong input ends the script with one line and code 2, an interrupt with code 130."""
+def signals_handled_by(handler):
+    """Inside, `handler` is called on Ctrl-C and SIGTERM."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def errors_for_people(parser, args):
+    """Inside, a wrong input ends the script with one line and code 2, a run that cannot go on with 1, an interrupt with 130."""
+    try:
+        with signals_handled_by(signal.default_int_handler):
+            yield
+        for number in (signal.SIGINT, signal.SIGTERM):  # all is done, and torch takes a moment to leave
+            signal.signal(number, signal.SIG_IGN)
     except InputError as error:
         parser.error(str(error))
+    except RunError as error:
+        parser.exit(1, f"{parser.prog}: error: {error}\n")
     except KeyboardInterrupt:
-        checkpoints = args.output_dir / "checkpoints"
-        whole = sorted(checkpoints.glob("checkpoint-*/trainer_state.json"), key=lambda file: file.stat().st_mtime)
-        where = f"the last whole checkpoint is {whole[-1].parent}; --resume goes on from it" if whole else "no checkpoint yet"
-        parser.exit(130, f"{parser.prog}: interrupted; {where}\n")
+        parser.exit(130, f"{parser.prog}: interrupted; {how_to_go_on(args)}\n")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's
+            raise
+        mend = "take smaller batches, or --resume when other programs have left the device"
+        parser.exit(1, f"{parser.prog}: error: the memory of the GPU is full ({str(error).split('.')[0]}); {mend}\n")
+
+
+def how_to_go_on(args):
+    """What a user can do after an interrupt, in words."""
+    if "resume" not in args or args.model_ckpt_path:
+        return f"{args.output_dir} is not complete; delete it, or give another --output-dir, and start again"
+    command = shlex.join(["python", *sys.argv, *["--resume"] * (not args.resume)])
+    whole = last_whole_checkpoint(args.output_dir)
+    where = f"the last whole checkpoint is {whole}; go on with" if whole else "there is no checkpoint yet; start again with"
+    return f"{where}: {command}"
 
 
 def check_output_dir(path, resume):
@@ -561,13 +611,71 @@ def check_output_dir(path, resume):
     if path.is_dir() and any(path.iterdir()):
         if not resume:
             raise InputError(f"{path}: is not empty, and no run is overwritten; give another --output-dir, or --resume")
-        if not (path / "run.json").is_file():
+        begun = {file.name for file in path.iterdir()} <= {"run.json.partial"}  # and killed before it had written anything
+        if not begun and not (path / "run.json").is_file():
             raise InputError(f"{path}: holds no run to resume (no run.json); give its directory, or an empty one")
     parent = path.absolute()
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise InputError(f"{path}: cannot be written; give another --output-dir")
+
+
+def check_same_run(args, splits):
+    """Raise InputError if the output directory holds a run of other arguments or data; a file may have moved.
+
+    Args:
+        splits: names of the corpus files that are read.
+    """
+    path = args.output_dir / "run.json"
+    if not path.is_file():
+        return
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        before, data = run["arguments"] | {"processes": run["processes"]}, run["data"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: is broken; start anew with another --output-dir") from None
+    now = json.loads(json.dumps(vars(args), default=str)) | {"processes": int(os.environ.get("WORLD_SIZE", "1"))}
+    for name in sorted(now.keys() | before.keys()):
+        if now.get(name) != before.get(name) and name not in ("output_dir", "resume") and not name.endswith("_file"):
+            flag = "the number of processes" if name == "processes" else f"--{name.replace('_', '-')}"
+            change = f"{flag} was {before.get(name)}, and is {now.get(name)}"
+            raise InputError(f"--resume: {change}; give it as it was, or another --output-dir")
+    for split in sorted(data.keys() | set(splits)):
+        digest = identify(getattr(args, f"{split}_file"))["sha256"] if split in splits else None
+        if digest != data.get(split, {}).get("sha256"):
+            raise InputError(f"--resume: --{split}-file is not the file that the run began with (SHA-256); give that one")
+
+
+def last_whole_checkpoint(output_dir):
+    """The checkpoint of the latest step below `output_dir` that is whole, or None."""
+    found = {
+        int(path.name[11:]): path for path in (output_dir / "checkpoints").glob("checkpoint-*") if path.name[11:].isdigit()
+    }
+    return next((found[step] for step in sorted(found, reverse=True) if is_whole(found[step])), None)
+
+
+def is_whole(checkpoint):
+    """Whether a directory that Trainer saved has all that resuming takes, and no file of it ends early."""
+    needed = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "*.safetensors")
+    return all(any(checkpoint.glob(pattern)) for pattern in needed) and all(map(_ends_well, checkpoint.iterdir()))
+
+
+def _ends_well(file):
+    if file.suffix == ".json":
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            return False
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except SafetensorError:
+            return False
+    return file.suffix not in (".pt", ".pth", ".bin") or zipfile.is_zipfile(file)
 
 
 def check_encoder(args, architectures):
@@ -722,9 +830,35 @@ def whole_file(path):
     """Open a text file to write that appears, whole, when the block has ended without an error."""
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        yield file
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno not in NO_ROOM:
+            raise
+        raise RunError(f"{path}: no room on the disk; make some and give --resume where the script has it") from None
     partial.replace(path)
+
+
+@contextlib.contextmanager
+def room_for(path, need):
+    """Inside, `need` bytes are written to `path`. Raises RunError where the disk has no room for them."""
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+
+    def refuse():
+        free = shutil.disk_usage(parent).free
+        message = f"no room on the disk: {need / 2**20:,.0f} MiB are needed, {free / 2**20:,.0f} are free"
+        raise RunError(f"{path}: {message}; what was saved before is whole; make room and go on with --resume") from None
+
+    if shutil.disk_usage(parent).free < need:
+        refuse()
+    try:
+        yield
+    except Exception as error:  # each library has its own for this
+        if getattr(error, "errno", None) in NO_ROOM or shutil.disk_usage(parent).free < need:
+            refuse()
+        raise
 
 
 def write_json(path, value):
@@ -747,28 +881,33 @@ def quiet_libraries():
 def start_run(args, splits, device):
     """Make the output directory with its `train.log` and `run.json`; what `log.info` says goes to both screen and log.
 
+    Of several processes, the main one alone does, and says anything.
+
     Args:
         splits: names of the corpus files that are read.
 
     Returns:
         The content of `run.json`, for `finish_run`.
     """
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    log.setLevel(logging.INFO)
-    log.handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(args.output_dir / "train.log", encoding="utf-8")]
     packages = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "scikit-learn", "numpy", "matplotlib")
     run = {
         "script": Path(sys.argv[0]).name,
         "arguments": vars(args),
         "seed": getattr(args, "seed", None),  # nothing is drawn where nothing is trained
         "device": device,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "data": {split: identify(getattr(args, f"{split}_file")) for split in splits},
         "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
         "git_commit": git_commit(),
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "start_time": time.time(),
     }
+    if not is_main_process():
+        return run
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     write_json(args.output_dir / "run.json", run)
+    log.setLevel(logging.INFO)
+    log.handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(args.output_dir / "train.log", encoding="utf-8")]
     return run
 
 

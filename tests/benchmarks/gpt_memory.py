@@ -121,7 +121,7 @@ def step(lines, tokens):
         estimate = libraries + sum((held | working(packed)).values())
         rng = random.Random(0)
         examples = [
-            {"input_ids": [rng.randrange(500, 3000) for _ in range(own)], "labels": torch.eye(8)[n % 8].numpy()}
+            {"id": str(n), "input_ids": [rng.randrange(500, 3000) for _ in range(own)], "labels": torch.eye(8)[n % 8].numpy()}
             for n in range(lines)
         ]
         model = gpt_train.add_adapter(gpt_inference.with_answer_head(build(), prompt.answer_ids), args)
