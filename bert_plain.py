@@ -64,7 +64,7 @@ class EncoderClassifier(PreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
-        self.encoder = AutoModel.from_config(config)
+        self.encoder = AutoModel.from_config(config, trust_remote_code=False)
         if hasattr(self.encoder, "pooler"):
             self.encoder.pooler = None  # `pool` takes its place
 
@@ -107,19 +107,20 @@ def load_model(args, model_class):
     transformers.utils.logging.disable_progress_bar()
     labels = dict(enumerate(utils.EMOTIONS))
     with utils.loading(path):
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         config = AutoConfig.from_pretrained(
             path,
             id2label=labels,
             label2id={name: index for index, name in labels.items()},
             problem_type="multi_label_classification",
+            trust_remote_code=False,
         )
         if args.model_ckpt_path:
             ours = {subclass.__name__: subclass for subclass in EncoderClassifier.__subclasses__()}
             model_class = ours.get(config.architectures[0], AutoModelForSequenceClassification)
         on_encoder = issubclass(model_class, EncoderClassifier) and not args.model_ckpt_path
         model, report = (AutoModel if on_encoder else model_class).from_pretrained(
-            path, config=config, dtype=torch.float32, output_loading_info=True
+            path, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
 
     new_weights = report["missing_keys"]
@@ -140,7 +141,7 @@ def tokenize(rows, tokenizer, config):
     """Rows to model inputs, the text paired with its target; a long text is cut, a target never.
 
     Returns:
-        A list of {"id", "input_ids", "attention_mask"}, with "token_type_ids" where the model has several types, and "labels"
+        A list of {"input_ids", "attention_mask"}, with "token_type_ids" where the model has several types, and "labels"
         (float, [8]) where the rows are labelled.
 
     Raises:
@@ -168,7 +169,7 @@ def tokenize(rows, tokenizer, config):
             return_token_type_ids=getattr(config, "type_vocab_size", 1) > 1,
         )
         for position, index in enumerate(chosen):
-            examples[index] = {"id": rows[index]["id"]} | {name: values[position] for name, values in encoded.items()}
+            examples[index] = {name: values[position] for name, values in encoded.items()}
     if rows[0].get("output"):
         for example, labels in zip(examples, utils.encode_labels(rows), strict=True):
             example["labels"] = labels.tolist()
@@ -244,7 +245,7 @@ class RunTrainer(Trainer):
         self.told_to_stop = True
 
     def collate_with_ids(self, examples):
-        ids = [example["id"] for example in examples]
+        ids = [example.get("id") for example in examples]
         batch = self.collate_inputs([{name: value for name, value in example.items() if name != "id"} for example in examples])
         batch["ids"] = ids
         return batch
@@ -482,13 +483,13 @@ def describe(trainer, tokenizer, datasets, precision):
     new = sum(parameter.numel() for name, parameter in model.named_parameters() if name in trainer.new_weights)
     lines = [
         f"{type(model).__name__}: {model.num_parameters() / 1e6:.1f} M parameters on {settings.device}, {precision}",
-        ", ".join(f"{len(examples)} {split} lines" for split, examples in datasets.items()),
     ]
-    if "train" in datasets:
+    if datasets:
         batch = settings.train_batch_size * settings.world_size
         example = datasets["train"][0]
         emotions = [name for name, value in zip(utils.EMOTIONS, example["labels"], strict=True) if value]
         lines += [
+            ", ".join(f"{len(examples)} {split} lines" for split, examples in datasets.items()),
             f"{settings.num_train_epochs} epochs of {math.ceil(len(datasets['train']) / batch)} steps of {batch} lines; "
             f"learning rate {settings.learning_rate:g}, {trainer.head_lr:g} for the {new:,} new weights",
             f"first example: {tokenizer.decode(example['input_ids'])} -> {', '.join(emotions) or 'no emotion'}",
@@ -505,30 +506,39 @@ def predict(trainer, examples):
     return probabilities
 
 
+def predict_file(trainer, tokenizer, path):
+    """Yield (rows, probabilities [rows, 8]) of a corpus file, window by window."""
+    for rows in utils.windows(path):
+        yield rows, predict(trainer, tokenize(rows, tokenizer, trainer.model.config))
+
+
 def main(args, corpora, model_class):
     """Data, model, training, decision rule, predictions: the recipe of both BERT approaches."""
     transformers.set_seed(args.seed)
     tokenizer, model, new_weights = load_model(args, model_class)
-    datasets = {split: tokenize(rows, tokenizer, model.config) for split, rows in corpora.items()}
+    datasets = (
+        {} if args.model_ckpt_path else {split: tokenize(rows, tokenizer, model.config) for split, rows in corpora.items()}
+    )
     precision = resolve_precision(args.precision)
     trainer = make_trainer(args, model, tokenizer, new_weights, datasets, precision)
     run = utils.start_run(args, corpora, trainer.args.device)
     utils.log.info(describe(trainer, tokenizer, datasets, precision))
 
-    if not args.model_ckpt_path:
-        trainer.train(utils.last_whole_checkpoint(args.output_dir) if args.resume else None)
-        trainer.save_best(args.output_dir / "best", tokenizer)
-
-    probabilities = {split: predict(trainer, datasets[split]) for split in corpora if split != "train"}
-    trainer.accelerator.end_training()
-    if not utils.is_main_process():
-        return
     if args.model_ckpt_path:
         threshold = utils.checkpoint_threshold(args)
+        chunks = {split: predict_file(trainer, tokenizer, getattr(args, f"{split}_file")) for split in corpora}
     else:
-        threshold = utils.choose_threshold(args, utils.encode_labels(corpora["dev"]), probabilities["dev"])
-    utils.evaluate_and_write(args, {split: [(corpora[split], scores)] for split, scores in probabilities.items()}, threshold)
+        utils.warn_of_repeats(corpora)
+        for example, row in zip(datasets["train"], corpora["train"], strict=True):
+            example["id"] = row["id"]  # to name the lines of a loss that is not finite
+        trainer.train(utils.last_whole_checkpoint(args.output_dir) if args.resume else None)
+        trainer.save_best(args.output_dir / "best", tokenizer)
+        scores = {split: predict(trainer, datasets[split]) for split in corpora if split != "train"}
+        threshold = utils.choose_threshold(args, utils.encode_labels(corpora["dev"]), scores["dev"])
+        chunks = {split: [(corpora[split], values)] for split, values in scores.items()}
+    utils.evaluate_and_write(args, chunks, threshold)
     utils.finish_run(args, run)
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

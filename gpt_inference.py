@@ -25,10 +25,9 @@ group.add_argument(
 )
 
 if __name__ == "__main__":  # a wrong argument or file is told before the seconds that the imports below take
-    args, lines = utils.parse_arguments(parser, utils.check_adapter, read=utils.count_lines)
+    args, lines = utils.parse_arguments(parser, utils.check_adapter)
 
 import contextlib
-import itertools
 import json
 
 import accelerate
@@ -40,9 +39,8 @@ from bitsandbytes.nn import Linear4bit
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DynamicCache
 
-WINDOW = 4096  # lines that are read, sorted by length and scored before the next are read
 BASE_LOGIT = -1.7  # of an emotion that one line in six shows, which is about what the corpora have
 VOCABULARY_CHUNK = 8192  # rows of the head that are held in float32 at a time
 
@@ -77,9 +75,9 @@ class Prompt:
                     one, two = (repr(strings["answers"][number]) for number in (index, other))
                     raise utils.InputError(f"the tokenizer cannot tell the answers {one} and {two} apart; take another model")
 
-    def save(self, directory, objective):
-        """Write what a checkpoint needs to ask as it was asked in training: `prompt.json`."""
-        settings = {"objective": objective, "max_length": self.max_length, "strings": self.strings}
+    def save(self, directory, objective, config):
+        """Write what a checkpoint needs to ask as it was asked in training, and the base's measures: `prompt.json`."""
+        settings = {"objective": objective, "max_length": self.max_length, "strings": self.strings, "base": measures(config)}
         utils.write_json(directory / "prompt.json", settings)
 
     def tokenize(self, *texts):
@@ -163,6 +161,11 @@ class Prompt:
             "attention_mask": nn.functional.pad(visible, (len(self.prefix_ids), 0), value=True),
             "logits_to_keep": torch.tensor(kept),
         }
+
+
+def measures(config):
+    """What an adapter's base has to agree in."""
+    return {name: getattr(config, name) for name in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")}
 
 
 def padded(rows, value=0):
@@ -263,6 +266,7 @@ def load_base(path):
             quantization_config=quantization,
             dtype=torch.bfloat16,
             device_map={"": accelerate.PartialState().device},
+            trust_remote_code=False,
         )
     model.config.use_cache = False  # PrefixCache is given where one is wanted
     return model
@@ -280,10 +284,24 @@ def load_checkpoint(directory, base):
 
     Returns:
         (model, prompt, objective)
+
+    Raises:
+        utils.InputError: the checkpoint does not fit the base, or one of them cannot be loaded.
     """
     settings = json.loads((directory / "prompt.json").read_text(encoding="utf-8"))
     with utils.loading(directory):
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    with utils.loading(base):
+        found, wanted = measures(AutoConfig.from_pretrained(base, trust_remote_code=False)), settings["base"]
+    for name, value in found.items():
+        if value != wanted[name]:
+            raise utils.InputError(
+                f"{directory}: fits a base with {name} {wanted[name]}, and {base} has {value}; give another --model"
+            )
+    if len(tokenizer) > found["vocab_size"]:
+        raise utils.InputError(
+            f"{directory}: its tokenizer has {len(tokenizer)} tokens, {base} {found['vocab_size']}; give best/ of a run"
+        )
     prompt = Prompt(settings["strings"], tokenizer, settings["max_length"])
     model = with_answer_head(load_base(base), prompt.answer_ids)
     with utils.loading(directory):
@@ -393,10 +411,9 @@ def progress_bar(lines, name, **settings):
 
 def score_file(path, lines, model, prompt, objective, cache, batch_size):
     """Read a corpus file window by window; yield (rows, scores [rows, 8]) of each, in the order of the file."""
-    rows = utils.iter_corpus(path)
     with progress_bar(lines, path.name) as bar:
-        while window := list(itertools.islice(rows, WINDOW)):
-            yield window, score(model, prompt, objective, prompt.encode(window), cache, batch_size, bar)
+        for rows in utils.windows(path):
+            yield rows, score(model, prompt, objective, prompt.encode(rows), cache, batch_size, bar)
 
 
 def main(args, lines):
@@ -410,12 +427,8 @@ def main(args, lines):
             split: score_file(getattr(args, f"{split}_file"), count, model, prompt, objective, cache, args.batch_size)
             for split, count in lines.items()
         }
-        if utils.is_main_process():
-            utils.evaluate_and_write(args, chunks, threshold)
-            utils.finish_run(args, run)
-        else:
-            for _ in itertools.chain.from_iterable(chunks.values()):
-                pass  # its share is scored, and the main process writes
+        utils.evaluate_and_write(args, chunks, threshold)
+    utils.finish_run(args, run)
     accelerate.PartialState().destroy_process_group()
 
 

@@ -20,7 +20,7 @@ training.add_argument(
 )
 training.add_argument(
     "--objective",
-    choices=("answer", "multilabel"),
+    choices=utils.OBJECTIVES,
     default="answer",
     help="answer: cross-entropy on the answer (the published approach); multilabel: a sigmoid for each emotion on its "
     "answer's logit; default: %(default)s",
@@ -120,7 +120,7 @@ def multilabel_loss(log_probabilities, labels):
     return nn.functional.binary_cross_entropy_with_logits(gpt_inference.emotion_logits(log_probabilities), labels)
 
 
-OBJECTIVES = {"answer": answer_loss, "multilabel": multilabel_loss}
+LOSSES = dict(zip(utils.OBJECTIVES, (answer_loss, multilabel_loss), strict=True))
 
 
 def estimate_memory(args):
@@ -134,7 +134,8 @@ def estimate_memory(args):
         utils.InputError: the model has no such layers to adapt, or takes fewer tokens than `--max-length`.
     """
     with utils.loading(args.model), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(args.model), dtype=torch.bfloat16)
+        config = AutoConfig.from_pretrained(args.model, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
     longest = getattr(model.config, "max_position_embeddings", args.max_length)
     if args.max_length > longest:
         raise utils.InputError(f"--max-length {args.max_length}: {args.model} takes {longest} tokens; give that or less")
@@ -199,6 +200,7 @@ def check_memory(args, prompt, train):
     total, tokens = need(args.batch_size)
     device = accelerate.PartialState().device
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = min(accelerate.utils.gather_object([free]))  # of several devices, the fullest
     rows = held | working(tokens) | {"in all": total, f"free on {device}": free}
     lines = [f"MiB that training needs, with batches of up to {tokens} tokens ({args.batch_size} lines):"]
     lines += [f"  {purpose:<44}{size / 2**20:>10,.1f}" for purpose, size in rows.items()]
@@ -227,8 +229,13 @@ class GPTTrainer(bert_plain.RunTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
         log_probabilities = model(**inputs).logits
-        loss = OBJECTIVES[self.objective](log_probabilities, labels)
+        loss = LOSSES[self.objective](log_probabilities, labels)
         return (loss, log_probabilities) if return_outputs else loss
+
+    def save_best(self, directory, tokenizer):
+        super().save_best(directory, tokenizer)
+        if self.is_world_process_zero():
+            self.prompt.save(directory, self.objective, self.model.config)
 
     def score(self, examples, name):
         """Scores of the emotions, [examples, 8], as gpt_inference.py gives them."""
@@ -324,7 +331,7 @@ def main(args, corpora):
     """Data, memory, model, training, decision rule, predictions."""
     transformers.set_seed(args.seed)
     with utils.loading(args.model):
-        tokenizer = AutoTokenizer.from_pretrained(args.model)
+        tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
     prompt = gpt_inference.Prompt(utils.PROMPTS[args.language], tokenizer, args.max_length)
     datasets = {split: make_examples(rows, prompt) for split, rows in corpora.items()}
     memory, advice = check_memory(args, prompt, datasets["train"])
@@ -338,16 +345,14 @@ def main(args, corpora):
     run = utils.start_run(args, corpora, trainer.args.device)
     utils.log.info("%s\n%s", memory, describe(trainer, tokenizer, datasets))
 
+    utils.warn_of_repeats(corpora)
     trainer.train(utils.last_whole_checkpoint(args.output_dir) if args.resume else None)
     trainer.save_best(args.output_dir / "best", tokenizer)
     scores = {split: trainer.score(datasets[split], split) for split in corpora if split != "train"}
-    trainer.accelerator.end_training()
-    if not utils.is_main_process():
-        return
-    prompt.save(args.output_dir / "best", args.objective)
     threshold = utils.choose_threshold(args, utils.encode_labels(corpora["dev"]), scores["dev"])
     utils.evaluate_and_write(args, {split: [(corpora[split], values)] for split, values in scores.items()}, threshold)
     utils.finish_run(args, run)
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import platform
 import re
 import shlex
@@ -34,6 +35,7 @@ import numpy as np
 EMOTIONS = ("joy", "anticipation", "trust", "surprise", "disgust", "fear", "anger", "sadness")
 ROOT = Path(__file__).resolve().parent
 SAMPLE = ROOT / "data" / "sample"
+WINDOW = 4096  # lines that are read, sorted by length and scored before the next are read
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 CORPUS_PAGE = "https://kli.korean.go.kr/benchmark"
 CORPUS_FILE = "data/nikluge-ea-2023-{}.jsonl"  # where it is looked for, by split
@@ -120,6 +122,13 @@ def read_corpus(path, labelled=None):
     return list(iter_corpus(path, labelled))
 
 
+def windows(path):
+    """Yield the rows of `iter_corpus` in lists of WINDOW lines, so that a file of any size can be predicted."""
+    rows = iter_corpus(path)
+    while window := list(itertools.islice(rows, WINDOW)):
+        yield window
+
+
 def count_lines(path, labelled=None):
     """The number of rows of `iter_corpus`, each checked and none kept."""
     return sum(1 for _ in iter_corpus(path, labelled))
@@ -154,6 +163,8 @@ def _check_row(row, refuse):
     for name, text in (("id", row["id"]), ("input.form", form), ("input.target.form", target_form or "")):
         if any("\ud800" <= character <= "\udfff" for character in text):
             refuse(f"{name}: holds half of a surrogate pair", "replace the broken character")
+        if "\0" in text:
+            refuse(f"{name}: holds a NUL character", "delete it")
 
 
 def _check_labels(output, refuse):
@@ -240,6 +251,9 @@ PROMPTS = {  # in the layout that KULLM was tuned with; answers in the order of 
         "answers": (" joy", " anticipation", " trust", " surprise", " disgust", " fear", " anger", " sadness", " none"),
     },
 }
+
+
+OBJECTIVES = ("answer", "multilabel")  # of gpt_train.py
 
 
 # Decision rule and metrics
@@ -363,10 +377,17 @@ def choose_threshold(args, labels, scores):
             "threshold %.3f, tuned on dev: micro-F1 %.4f on the lines it was tuned on, %.4f cross-fitted, %.4f at 0.5",
             *(decision[key] for key in ("threshold", "micro_f1", "micro_f1_cross_fitted", "micro_f1_at_0.5")),
         )
-    best = args.output_dir / "best"
-    best.mkdir(exist_ok=True)  # where the run has no weights of its own
-    write_json(best / "decision.json", decision)
+    if is_main_process():
+        best = args.output_dir / "best"
+        best.mkdir(parents=True, exist_ok=True)  # where the run has no weights of its own
+        write_json(best / "decision.json", decision | {"sha256": seal(decision)})
     return threshold
+
+
+def seal(decision):
+    """The SHA-256 of a decision rule without its own "sha256", so that a change by hand is noticed."""
+    content = {name: value for name, value in decision.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def checkpoint_threshold(args):
@@ -380,8 +401,11 @@ def load_threshold(directory):
     try:
         decision = json.loads(path.read_text(encoding="utf-8"))
         threshold, emotions = decision["threshold"], tuple(decision["emotions"])
+        sealed = decision["sha256"] == seal(decision)
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path}: is missing or broken; give a decision rule, as --threshold 0.5") from None
+    if not sealed:
+        raise InputError(f"{path}: was changed after the run that wrote it; give the rule that you want, as --threshold 0.5")
     if emotions != EMOTIONS:
         raise InputError(f"{path}: its emotions are not those of this version; train the checkpoint anew")
     if type(threshold) not in (int, float) or not 0 <= threshold <= 1:
@@ -515,17 +539,16 @@ def bert_argument_parser(description, script, head_lr):
     return parser
 
 
-def parse_arguments(parser, check_checkpoint=None, read=read_corpus, argv=None):
+def parse_arguments(parser, check_checkpoint=None, argv=None):
     """Parse the command line and check all that can be checked without torch.
 
     Args:
         check_checkpoint: called with the arguments where a checkpoint is to predict; raises InputError if it cannot, and
             returns the name of the model that it needs besides, or None.
-        read: what makes of a corpus file the value that is returned for its split.
 
     Returns:
-        (args, corpora): the arguments, and `read` of each corpus file by split. Training reads train, dev and, where
-        there is one, test; a checkpoint needs dev or test.
+        (args, corpora): the arguments, and by split the rows of train, dev and, where there is one, test to train with; or the
+        number of lines of dev or test, or both, for a checkpoint to predict.
 
     Exits with code 2 and one line on standard error where an argument or a file is wrong.
     """
@@ -549,7 +572,7 @@ def parse_arguments(parser, check_checkpoint=None, read=read_corpus, argv=None):
         if is_main_process() and not getattr(args, "estimate", False):  # which writes nothing
             check_output_dir(args.output_dir, resume)
         model = check_checkpoint(args) if predicting else args.model
-        corpora = read_corpora(args, predicting, read)
+        corpora = read_corpora(args, predicting)
         if resume:
             check_same_run(args, corpora)
         if getattr(args, "folds", None):
@@ -689,6 +712,8 @@ def check_encoder(args, architectures):
         architecture, labels = config["architectures"][0], tuple(config["id2label"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise InputError(f"{path}: is no checkpoint (config.json is missing or broken); give best/ of a run") from None
+    if (path / "adapter_config.json").exists():  # transformers would load the model that it names
+        raise InputError(f"{path}: holds an adapter too (adapter_config.json); delete what this script did not write")
     if not architecture.endswith(architectures):
         raise InputError(f"{path}: is a checkpoint of {architecture}; predict with the script that trained it")
     if labels != EMOTIONS:
@@ -709,15 +734,31 @@ def check_adapter(args):
     path = args.model_ckpt_path
     try:
         base = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        json.loads((path / "prompt.json").read_text(encoding="utf-8"))["strings"]
+        settings = json.loads((path / "prompt.json").read_text(encoding="utf-8"))
+        strings = settings["strings"]
+        texts = [strings["prefix"], strings["target"], strings["response"], *strings["answers"]]
+        fits = len(strings["answers"]) == len(EMOTIONS) + 1 and settings["objective"] in OBJECTIVES
+        fits = fits and all(isinstance(text, str) for text in (base, *texts)) and type(settings["max_length"]) is int
     except (OSError, ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
         raise InputError(
             f"{path}: is no checkpoint of gpt_train.py (adapter_config.json or prompt.json is missing or broken); "
             "give best/ of a run"
-        ) from None
+        )
     checkpoint_threshold(args)
+    if args.model is None and Path(base).exists() and not trained_on(path, base):
+        raise InputError(f"{path}: names as its base a path outside it, {base}; give --model {base} if that is what you want")
     args.model = args.model or base
     return args.model
+
+
+def trained_on(checkpoint, base):
+    """Whether `run.json`, where the checkpoint is still in its run's output directory, says that `--model` was `base`."""
+    try:
+        return json.loads((checkpoint.parent / "run.json").read_text(encoding="utf-8"))["arguments"]["model"] == base
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def newest_sample_checkpoint():
@@ -732,9 +773,10 @@ def newest_sample_checkpoint():
     return max(runs)[1]
 
 
-def read_corpora(args, predicting, read):
-    """`read` the corpus files that `args` names: {"train": ..., "dev": ..., "test": ...}, without those not needed."""
+def read_corpora(args, predicting):
+    """Check the corpus files that `args` names: the rows of train, dev and test by split, or of dev and test the number."""
     training = not predicting
+    read = read_corpus if training else count_lines
     corpora = {}
     for split in ("train", "dev", "test") if training else ("dev", "test"):
         name = f"{split}_file"
@@ -796,7 +838,9 @@ def loading(path):
     """Inside, what transformers raises over a model that it cannot load becomes an InputError."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise InputError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None
 
 
@@ -911,6 +955,22 @@ def start_run(args, splits, device):
     return run
 
 
+def warn_of_repeats(corpora):
+    """Warn where lines of train stand in dev or test too, by normalised text and target: their scores would be too good.
+
+    Args:
+        corpora: rows by split, with "train".
+    """
+    trained_on = set(map(text_and_target, corpora["train"]))
+    for split in corpora.keys() - {"train"}:
+        repeated = sum(text_and_target(row) in trained_on for row in corpora[split])
+        if repeated:
+            lines = f"all {repeated}" if repeated == len(corpora[split]) else f"{repeated} of the {len(corpora[split])}"
+            log.warning(
+                "warning: %s lines of %s stand in train too; scores on them say nothing about other lines", lines, split
+            )
+
+
 def identify(path):
     """What tells a corpus file from another: {"file", "lines", "sha256" (hexadecimal)}."""
     digest, lines = hashlib.sha256(), 0
@@ -934,6 +994,8 @@ def git_commit():
 
 def finish_run(args, run):
     """Complete `run.json` with wall time and peak memory."""
+    if not is_main_process():
+        return
     run["seconds"] = round(time.time() - run.pop("start_time"), 1)
     run["peak_memory_gib"] = peak_memory_gib()
     write_json(args.output_dir / "run.json", run)
@@ -987,9 +1049,15 @@ def write_predictions(directory, split, chunks, threshold):
 def evaluate_and_write(args, chunks, threshold):
     """Write predictions for every split scored, and the metrics of those that are labelled; print a table of each.
 
+    Of several processes, each takes its part in scoring the chunks, and the main one writes.
+
     Args:
         chunks: by split, what `write_predictions` takes.
     """
+    if not is_main_process():
+        for _ in itertools.chain.from_iterable(chunks.values()):
+            pass
+        return
     metrics = {}
     for split, scored in chunks.items():
         written = write_predictions(args.output_dir, split, scored, threshold)

@@ -45,6 +45,8 @@ REFUSED = {
     "form a number": (with_input(form=3), "line 2: input.form"),
     "form blank": (with_input(form=" \t"), "line 2: input.form"),
     "form with half a surrogate pair": (with_input(form="급식 \ud800 최고요"), "line 2: input.form"),
+    "form with a NUL": (with_input(form="급식 \0 최고요"), "line 2: input.form: holds a NUL"),
+    "a NUL outside of any string": ('{"id": "b",\0 "input": 1}', "line 2: is not JSON"),
     "id missing": (without(GOOD, "id"), "line 2: id"),
     "id a number": ({**GOOD, "id": 7}, "line 2: id"),
     "id twice": (GOOD, "line 2: id: 'line-1' stands on line 1 too"),
@@ -136,7 +138,7 @@ def test_the_example_of_the_corpus_has_a_right_span():
     assert example[20:21] == "표"
 
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(str.strip)
+texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1).filter(str.strip)
 
 
 @given(st.lists(st.tuples(texts, st.lists(st.booleans(), min_size=8, max_size=8)), min_size=1, max_size=5), st.booleans())

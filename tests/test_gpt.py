@@ -169,7 +169,7 @@ def test_packed_scores_are_those_of_one_line_at_a_time(tokenizer, architecture):
     with torch.no_grad():
         uncached = model(**prompt.pack(suffixes)).logits
     assert (uncached - plain).abs().max() < 1e-4  # sums of up to nine logarithms of about -6
-    for objective in gpt_train.OBJECTIVES:
+    for objective in gpt_train.LOSSES:
         expected = gpt_inference.to_scores(plain.double(), objective).numpy()
         assert expected.std() > 0.02
         for batch_size in (1, 4, 100):
@@ -241,7 +241,7 @@ def test_target_modules_follow_the_architecture():
 LABELS = torch.tensor([[1, 0, 0, 0, 0, 0, 0, 0], [0] * 8, [1, 0, 0, 1, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1, 1, 0], [0] * 8, [1] * 8])
 
 
-@pytest.mark.parametrize("objective", gpt_train.OBJECTIVES)
+@pytest.mark.parametrize("objective", gpt_train.LOSSES)
 def test_the_gradients_are_those_of_a_plain_reference(tokenizer, objective):
     """One line at a time, full logits, the loss spelt out; against the packed batch through the answers' head."""
     prompt, labels = make_prompt(tokenizer), LABELS.float()
@@ -262,7 +262,7 @@ def test_the_gradients_are_those_of_a_plain_reference(tokenizer, objective):
     gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     gpt_inference.with_answer_head(model, prompt.answer_ids)
-    loss = gpt_train.OBJECTIVES[objective](model(**prompt.pack(suffixes)).logits, labels)
+    loss = gpt_train.LOSSES[objective](model(**prompt.pack(suffixes)).logits, labels)
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for name, parameter in model.named_parameters():
@@ -284,7 +284,7 @@ def test_an_adapter_saved_and_loaded_gives_the_same_scores(tmp_path):
     suffixes = prompt.encode(ROWS)
     model.save_pretrained(tmp_path)
     prompt.tokenizer.save_pretrained(tmp_path)
-    prompt.save(tmp_path, "multilabel")
+    prompt.save(tmp_path, "multilabel", model.config)
     again, prompt_again, objective = gpt_inference.load_checkpoint(tmp_path, str(MODEL))
     assert objective == "multilabel" and prompt_again.encode(ROWS) == suffixes
     assert scores_of(again, prompt_again, suffixes) == pytest.approx(scores_of(model, prompt, suffixes), abs=1e-6)
@@ -403,7 +403,7 @@ def test_multilabel_english_and_windows(tmp_path, monkeypatch):
     ids, scores = read_scores(tmp_path / "run", "dev")
     assert not math.isclose(scores[0].sum(), 1, abs_tol=1e-3)
     model, prompt, objective = gpt_inference.load_checkpoint(best, str(MODEL))
-    monkeypatch.setattr(gpt_inference, "WINDOW", 7)
+    monkeypatch.setattr(utils, "WINDOW", 7)
     with gpt_inference.evaluating(model):
         cache = gpt_inference.run_prefix(model, prompt)
         chunks = list(gpt_inference.score_file(file, 24, model, prompt, objective, cache, 4))

@@ -80,6 +80,11 @@ def test_cross_fitting_equals_tuning_where_the_classes_are_far_apart():
     assert (utils.cross_fitted_decisions(labels, labels * 0.9) == labels).all()
 
 
+def sealed(**content):
+    decision = {"emotions": utils.EMOTIONS} | content
+    return decision | {"sha256": utils.seal(decision)}
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -87,11 +92,13 @@ def test_cross_fitting_equals_tuning_where_the_classes_are_far_apart():
         "[]",
         "{}",
         '{"threshold": 0.3}',
-        json.dumps({"threshold": 0.3, "emotions": utils.EMOTIONS[::-1]}),
-        json.dumps({"threshold": True, "emotions": utils.EMOTIONS}),
-        json.dumps({"threshold": 1.5, "emotions": utils.EMOTIONS}),
-        json.dumps({"threshold": float("nan"), "emotions": utils.EMOTIONS}),
+        json.dumps(sealed(threshold=0.3, emotions=utils.EMOTIONS[::-1])),
+        json.dumps(sealed(threshold=True)),
+        json.dumps(sealed(threshold=1.5)),
+        json.dumps(sealed(threshold=float("nan"))),
         json.dumps({"threshold": 0.3, "emotions": 8}),
+        json.dumps({"threshold": 0.3, "emotions": utils.EMOTIONS}),  # without its seal
+        json.dumps(sealed(threshold=0.3) | {"threshold": 0.31}),
     ],
 )
 def test_a_broken_decision_rule_is_refused(tmp_path, content):
