@@ -714,6 +714,8 @@ def check_encoder(args, architectures):
         raise InputError(f"{path}: is no checkpoint (config.json is missing or broken); give best/ of a run") from None
     if (path / "adapter_config.json").exists():  # transformers would load the model that it names
         raise InputError(f"{path}: holds an adapter too (adapter_config.json); delete what this script did not write")
+    if not any(path.glob("*.safetensors")):
+        raise InputError(f"{path}: has no weights (model.safetensors); give best/ of a run")
     if not architecture.endswith(architectures):
         raise InputError(f"{path}: is a checkpoint of {architecture}; predict with the script that trained it")
     if labels != EMOTIONS:
