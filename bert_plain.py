@@ -514,6 +514,7 @@ def predict_file(trainer, tokenizer, path):
 
 def main(args, corpora, model_class):
     """Data, model, training, decision rule, predictions: the recipe of both BERT approaches."""
+    utils.check_devices()
     transformers.set_seed(args.seed)
     tokenizer, model, new_weights = load_model(args, model_class)
     datasets = (

@@ -418,6 +418,7 @@ def score_file(path, lines, model, prompt, objective, cache, batch_size):
 
 def main(args, lines):
     """Model, scores, decision rule, predictions."""
+    utils.check_devices()
     model, prompt, objective = load_checkpoint(args.model_ckpt_path, args.model)
     run = utils.start_run(args, lines, model.device)
     threshold = utils.checkpoint_threshold(args)

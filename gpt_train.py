@@ -329,6 +329,7 @@ def describe(trainer, tokenizer, datasets):
 
 def main(args, corpora):
     """Data, memory, model, training, decision rule, predictions."""
+    utils.check_devices()
     transformers.set_seed(args.seed)
     with utils.loading(args.model):
         tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)

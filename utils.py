@@ -924,6 +924,15 @@ def quiet_libraries():
         logging.getLogger(name).addFilter(lambda record, message=message: message not in record.getMessage())
 
 
+def check_devices():
+    """Raise InputError where more processes were launched than there are GPUs; torch would fail without a word on why."""
+    import torch
+
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if 0 < gpus < processes:
+        raise InputError(f"{processes} processes were launched, and there are {gpus} GPUs here; launch {gpus}")
+
+
 def start_run(args, splits, device):
     """Make the output directory with its `train.log` and `run.json`; what `log.info` says goes to both screen and log.
 
@@ -954,6 +963,8 @@ def start_run(args, splits, device):
     write_json(args.output_dir / "run.json", run)
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(args.output_dir / "train.log", encoding="utf-8")]
+    if "model" in args and str(device).startswith("cpu") and not args.sample:
+        log.info("no GPU was found: this runs on the CPU")
     return run
 
 

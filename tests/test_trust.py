@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from conftest import OFFLINE, ROOT, make_row, run_script, write_rows
 from test_corpus import GOOD, REFUSED
 
@@ -254,6 +255,33 @@ def test_a_loss_that_is_not_finite_stops_the_run(script, corpus, tmp_path):
     assert process.stderr.count("\n") == 1
     assert "the loss is" in process.stderr and "on the lines sample-" in process.stderr and "--lr" in process.stderr
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), 1, "the memory of the GPU is full (CUDA"),
+        (utils.RunError("step 3: it went wrong"), 1, "error: step 3"),
+        (utils.InputError("--lr: is odd"), 2, "error: --lr"),
+        (KeyboardInterrupt(), 130, "there is no checkpoint yet; start again with: python "),
+    ],
+)
+def test_what_ends_a_run_is_told_in_one_line(error, code, told, capsys, tmp_path):
+    args = argparse.Namespace(output_dir=tmp_path, resume=False, model_ckpt_path=None)
+    with pytest.raises(SystemExit) as end, utils.errors_for_people(bert_plain.parser, args):
+        raise error
+    assert end.value.code == code
+    message = capsys.readouterr().err
+    assert told in message and message.count("\n") == 1
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(utils.InputError, match="3 processes were launched, and there are 2 GPUs"):
+        utils.check_devices()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    utils.check_devices()
 
 
 # Several processes
