@@ -265,7 +265,7 @@ class RunTrainer(Trainer):
 
     def _evaluate(self, *args, **kwargs):
         try:
-            with torch.random.fork_rng(), utils.signals_handled_by(signal.default_int_handler):
+            with torch.random.fork_rng(devices=()), utils.signals_handled_by(signal.default_int_handler):
                 if self.told_to_stop:
                     raise KeyboardInterrupt
                 return super()._evaluate(*args, **kwargs)

@@ -580,7 +580,9 @@ def parse_arguments(parser, check_checkpoint=None, argv=None):
         if model:
             check_model(model)
     except InputError as error:
-        parser.error(str(error)) if is_main_process() else parser.exit(2)
+        if not is_main_process():
+            parser.exit(2)
+        parser.error(str(error))
     quiet_libraries()
     return args, corpora
 
@@ -655,7 +657,7 @@ def check_same_run(args, splits):
         return
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
-        before, data = run["arguments"] | {"processes": run["processes"]}, run["data"]
+        before, data = run["arguments"] | {"processes": run.get("processes", 1)}, run["data"]
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: is broken; start anew with another --output-dir") from None
     now = json.loads(json.dumps(vars(args), default=str)) | {"processes": int(os.environ.get("WORLD_SIZE", "1"))}
