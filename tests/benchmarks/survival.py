@@ -1,15 +1,16 @@
 """What a run loses when it is killed or interrupted: the long part of what tests/test_trust.py checks.
 
-    python tests/benchmarks/survival.py [--kills 7] [--interrupts 2] [--seed 0]
+    python tests/benchmarks/survival.py [--kills 7] [--interrupts 2] [--seed 0] [--lines 20000 200000]
 
 Each script trains or predicts with its tiny model on a part of the sample, once undisturbed. It is then begun again and again,
 and each time killed (SIGKILL) or interrupted (SIGINT and SIGTERM in turn) at a moment drawn by the seed, one in four of them
 from its start on, the others from when it has loaded its model, and resumed; gpt_inference.py, which has nothing to resume, is
 begun again in another directory. What it leaves must equal what the undisturbed run left to the last bit, and what lay about in
-between must have been whole.
+between must have been whole. Last, files of --lines lines are predicted, and the peak memory of each is shown.
 """
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -106,11 +107,27 @@ def try_once(script, directory, name, number, from_loaded, seconds, reference):
     return None, stderr, took
 
 
+def show_memory(script, directory, checkpoint, lines):
+    """Print the peak memory of predicting an unlabelled file of so many lines."""
+    with (directory / "long.jsonl").open("w", encoding="utf-8") as file:
+        for number in range(lines):
+            row = {"id": str(number), "input": {"form": f"급식 최고 {number}", "target": None}}
+            print(json.dumps(row, ensure_ascii=False), file=file)
+    output = f"{script}-{lines}"
+    command = [sys.executable, str(ROOT / script), "--model-ckpt-path", checkpoint, "--test-file", "long.jsonl"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--output-dir", output], cwd=directory, env=environment, check=True, capture_output=True)
+    run = json.loads((directory / output / "run.json").read_text(encoding="utf-8"))
+    memory = run["peak_memory_gib"]["host"]
+    print(f"{script:<18}{lines:>9} lines predicted in {run['seconds']:.0f} s; peak memory {memory} GiB", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=7, help="of each script")
     parser.add_argument("--interrupts", type=int, default=2, help="of each script")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lines", type=int, nargs="*", default=[20_000, 200_000], help="of the files whose memory is shown")
     parser.add_argument("--script", choices=SCRIPTS, nargs="+", default=list(SCRIPTS))
     options = parser.parse_args()
     rng = random.Random(options.seed)
@@ -146,6 +163,10 @@ def main():
                 print(f"{script:<18}{what:<12}{tries:>6}{tries - len(failures):>10}{slowest:>11.1f} s", flush=True)
                 for failure in failures:
                     print(f"  {failure}", flush=True)
+        for script, checkpoint in (("bert_plain.py", "bert_plain.py-reference/best"), ("gpt_inference.py", "gpt/best")):
+            if script in options.script:
+                for lines in options.lines:
+                    show_memory(script, directory, checkpoint, lines)
 
 
 if __name__ == "__main__":
