@@ -6,7 +6,7 @@ Each script trains or predicts with its tiny model on a part of the sample, once
 and each time killed (SIGKILL) or interrupted (SIGINT and SIGTERM in turn) at a moment drawn by the seed, one in four of them
 from its start on, the others from when it has loaded its model, and resumed; gpt_inference.py, which has nothing to resume, is
 begun again in another directory. What it leaves must equal what the undisturbed run left to the last bit, and what lay about in
-between must have been whole. Last, files of --lines lines are predicted, and the peak memory of each is shown.
+between must have been whole. Last, bert_plain.py predicts files of --lines lines, and the peak memory is shown.
 """
 
 import argparse
@@ -107,19 +107,19 @@ def try_once(script, directory, name, number, from_loaded, seconds, reference):
     return None, stderr, took
 
 
-def show_memory(script, directory, checkpoint, lines):
-    """Print the peak memory of predicting an unlabelled file of so many lines."""
+def show_memory(directory, lines):
+    """Print the peak memory of predicting an unlabelled file of so many lines with what bert_plain.py trained."""
     with (directory / "long.jsonl").open("w", encoding="utf-8") as file:
         for number in range(lines):
             row = {"id": str(number), "input": {"form": f"급식 최고 {number}", "target": None}}
             print(json.dumps(row, ensure_ascii=False), file=file)
-    output = f"{script}-{lines}"
-    command = [sys.executable, str(ROOT / script), "--model-ckpt-path", checkpoint, "--test-file", "long.jsonl"]
+    output, checkpoint = f"lines-{lines}", "bert_plain.py-reference/best"
+    command = [sys.executable, str(ROOT / "bert_plain.py"), "--model-ckpt-path", checkpoint, "--test-file", "long.jsonl"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--output-dir", output], cwd=directory, env=environment, check=True, capture_output=True)
     run = json.loads((directory / output / "run.json").read_text(encoding="utf-8"))
     memory = run["peak_memory_gib"]["host"]
-    print(f"{script:<18}{lines:>9} lines predicted in {run['seconds']:.0f} s; peak memory {memory} GiB", flush=True)
+    print(f"bert_plain.py     {lines:>9} lines predicted in {run['seconds']:.0f} s; peak memory {memory} GiB", flush=True)
 
 
 def main():
@@ -163,10 +163,9 @@ def main():
                 print(f"{script:<18}{what:<12}{tries:>6}{tries - len(failures):>10}{slowest:>11.1f} s", flush=True)
                 for failure in failures:
                     print(f"  {failure}", flush=True)
-        for script, checkpoint in (("bert_plain.py", "bert_plain.py-reference/best"), ("gpt_inference.py", "gpt/best")):
-            if script in options.script:
-                for lines in options.lines:
-                    show_memory(script, directory, checkpoint, lines)
+        if "bert_plain.py" in options.script:
+            for lines in options.lines:
+                show_memory(directory, lines)
 
 
 if __name__ == "__main__":
