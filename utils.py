@@ -36,6 +36,7 @@ EMOTIONS = ("joy", "anticipation", "trust", "surprise", "disgust", "fear", "ange
 ROOT = Path(__file__).resolve().parent
 SAMPLE = ROOT / "data" / "sample"
 WINDOW = 4096  # lines that are read, sorted by length and scored before the next are read
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 CORPUS_PAGE = "https://kli.korean.go.kr/benchmark"
 CORPUS_FILE = "data/nikluge-ea-2023-{}.jsonl"  # where it is looked for, by split
@@ -552,10 +553,7 @@ def parse_arguments(parser, check_checkpoint=None, argv=None):
 
     Exits with code 2 and one line on standard error where an argument or a file is wrong.
     """
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # until `errors_for_people`; torch cannot be interrupted while it is imported
+    for number in STOP_SIGNALS:  # until `errors_for_people`: an exception would not get through the import of torch
         signal.signal(number, lambda *_: (os.write(2, b"interrupted; nothing was written\n"), os._exit(130)))
     args = parser.parse_args(argv)
     if args.sample:
@@ -590,7 +588,7 @@ def parse_arguments(parser, check_checkpoint=None, argv=None):
 @contextlib.contextmanager
 def signals_handled_by(handler):
     """Inside, `handler` is called on Ctrl-C and SIGTERM."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
         yield
     finally:
@@ -604,7 +602,7 @@ def errors_for_people(parser, args):
     try:
         with signals_handled_by(signal.default_int_handler):
             yield
-        for number in (signal.SIGINT, signal.SIGTERM):  # all is done, and torch takes a moment to leave
+        for number in STOP_SIGNALS:  # all is done, and torch takes a moment to leave
             signal.signal(number, signal.SIG_IGN)
     except InputError as error:
         parser.error(str(error))
@@ -674,10 +672,9 @@ def check_same_run(args, splits):
 
 def last_whole_checkpoint(output_dir):
     """The checkpoint of the latest step below `output_dir` that is whole, or None."""
-    found = {
-        int(path.name[11:]): path for path in (output_dir / "checkpoints").glob("checkpoint-*") if path.name[11:].isdigit()
-    }
-    return next((found[step] for step in sorted(found, reverse=True) if is_whole(found[step])), None)
+    saved = [path for path in (output_dir / "checkpoints").glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    saved.sort(key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return next(filter(is_whole, saved), None)
 
 
 def is_whole(checkpoint):
