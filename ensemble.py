@@ -145,8 +145,12 @@ def read_systems(args):
 
 
 def comparable(run):
-    """The arguments of a run that tell it from others, with "fold" where it was made with --folds."""
-    arguments = {name: value for name, value in run["arguments"].items() if name not in ("output_dir", "resume")}
+    """The arguments of a run that tell it from others, with "fold" where it was made with --folds.
+
+    Paths of corpus files, which are another machine's perhaps, do not: SHA-256 tells files apart.
+    """
+    left_out = ("output_dir", "resume", "train_file", "dev_file", "test_file")
+    arguments = {name: value for name, value in run["arguments"].items() if name not in left_out}
     if arguments.get("folds") is None:
         arguments.pop("fold", None)
     return arguments | {"script": run["script"]}

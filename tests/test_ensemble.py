@@ -250,11 +250,15 @@ def test_folds_that_do_not_fit_are_refused(script, flags, message, tmp_path):
 
 def test_folds_trained_apart_meet_again(tmp_path):
     sample = utils.read_corpus(utils.SAMPLE / "train.jsonl")
-    train, dev = write_rows(tmp_path / "train.jsonl", sample[:60]), write_rows(tmp_path / "dev.jsonl", sample[60:90])
-    test = write_rows(tmp_path / "test.jsonl", sample[90:110])
-    flags = ["--sample", "--train-file", train, "--dev-file", dev, "--test-file", test, "--epochs", 1, "--folds", 2]
+    parts = {"train": sample[:60], "dev": sample[60:90], "test": sample[90:110]}
     for fold in (0, 1):
-        process = run_script("bert_plain.py", *flags, "--fold", fold, "--output-dir", tmp_path / str(fold))
+        machine = tmp_path / f"machine-{fold}"
+        machine.mkdir()
+        files = [
+            argument for split, rows in parts.items() for argument in (f"--{split}-file", write_rows(machine / split, rows))
+        ]
+        flags = ["--sample", *files, "--epochs", 1, "--folds", 2, "--fold", fold, "--output-dir", tmp_path / str(fold)]
+        process = run_script("bert_plain.py", *flags)
         assert process.returncode == 0, process.stderr
     alone = run_script("ensemble.py", tmp_path / "0", "--output-dir", tmp_path / "out")
     assert alone.returncode == 2 and "of its 2 folds, 1 are not named" in alone.stderr
