@@ -34,6 +34,7 @@ utils.add_output_argument(parser, "ensemble")
 
 import itertools
 import json
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -163,7 +164,7 @@ def read_scored_file(args, split, runs):
         if getattr(args, argument) is None:
             setattr(args, argument, Path(run["data"][split]["file"]))
         file = getattr(args, argument)
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise utils.InputError(f"{file}: no such file; say with --{split}-file where the {split} file of {path} is")
         if utils.identify(file)["sha256"] != run["data"][split]["sha256"]:
             raise utils.InputError(f"{path}: scored another {split} file than {file} (SHA-256); compare runs of the same lines")

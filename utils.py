@@ -66,7 +66,7 @@ def iter_corpus(path, labelled=None):
         InputError: at the first thing that is wrong, naming file, line, field and mend.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike the method, False for a name that no file can have
         raise InputError(f"{path}: no such file")
     if not path.is_file():
         raise InputError(f"{path}: is not a file; give a .jsonl file")
@@ -575,7 +575,7 @@ def parse_arguments(parser, check_checkpoint=None, argv=None):
             check_same_run(args, corpora)
         if getattr(args, "folds", None):
             corpora |= split_fold(corpora["train"] + corpora["dev"], args.folds, args.fold)
-        if model:
+        if model is not None:
             check_model(model)
     except InputError as error:
         if not is_main_process():
@@ -629,6 +629,12 @@ def how_to_go_on(args):
 
 def check_output_dir(path, resume):
     """Raise InputError if the output directory cannot be made, or holds a run that is not to be resumed."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is no name for a directory ({error}); give another --output-dir") from None
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is not a directory; give another --output-dir")
     if path.is_dir() and any(path.iterdir()):
@@ -748,7 +754,7 @@ def check_adapter(args):
             "give best/ of a run"
         )
     checkpoint_threshold(args)
-    if args.model is None and Path(base).exists() and not trained_on(path, base):
+    if args.model is None and os.path.exists(base) and not trained_on(path, base):
         raise InputError(f"{path}: names as its base a path outside it, {base}; give --model {base} if that is what you want")
     args.model = args.model or base
     return args.model
@@ -847,7 +853,7 @@ def loading(path):
 
 def check_model(name):
     """Raise InputError if `name` is neither a `from_pretrained` directory nor a model that the hub or its cache has."""
-    if Path(name).exists():
+    if os.path.exists(name):
         if not (Path(name) / "config.json").is_file():
             raise InputError(f"--model {name}: is no model (no config.json); give a from_pretrained directory")
         return

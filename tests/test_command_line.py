@@ -1,13 +1,18 @@
 """What a user meets before anything is trained: help, refusals, exit codes. Through the real command lines."""
 
+import contextlib
+import io
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 from conftest import ROOT, make_row, run_script, write_rows
+from hypothesis import given
+from hypothesis import strategies as st
 
 import utils
 
@@ -92,8 +97,22 @@ def test_a_broken_corpus_is_refused_before_torch_is_imported(script, corpus, tmp
         (["--epoch", "3"], "--epoch"),
         (["--output-dir", "README.md"], "is not a directory"),
         (["--output-dir", "README.md/below"], "cannot be written"),
+        (["--output-dir", "x" * 300], "File name too long"),
+        (["--output-dir", ""], "--resume"),
+        (["--train-file", "x" * 300], "no such file"),
+        (["--train-file", ""], "is not a file"),
+        (["--model-ckpt-path", "x" * 300], "is no checkpoint"),
+        (["--model", "x" * 300], "neither a directory nor a model"),
+        (["--model", ""], "neither a directory nor a model"),
+        (["--model", "../../etc"], "--model ../../etc"),
+        (["--seed", "9" * 400], "--seed"),
+        (["--epochs", "1e3"], "--epochs"),
+        (["--epochs", ""], "--epochs"),
+        (["--lr"], "--lr"),
+        (["stray"], "stray"),
+        (["--lr", "1", "--lr", "x"], "--lr"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
 def test_a_wrong_argument_is_refused_in_one_line(arguments, told, corpus, tmp_path):
     assert_refused(run_script("bert_plain.py", *corpus, *arguments), told)
@@ -150,6 +169,33 @@ def test_a_wrong_argument_of_gpt_inference_is_refused(arguments, told, corpus, t
     files = [] if "--dev-file" in arguments or "--sample" in arguments else ["--dev-file", tmp_path / "dev.jsonl"]
     assert_refused(run_script("gpt_inference.py", *files, *arguments, cwd=tmp_path), told)
     assert not (tmp_path / "outputs").exists()
+
+
+arguments = st.lists(
+    st.sampled_from(["--epochs", "--lr", "--seed", "--threshold", "--folds", "--fold", "--resume", "--precision", "--pooling"])
+    | st.sampled_from(["--train-file", "--dev-file", "--test-file", "--output-dir", "--model-ckpt-path", "--head-lr", "-x"])
+    | st.sampled_from(["auto", "cls", "nan", "-inf", "-1", "", "--", "/", "..", "~", "x" * 300, "1" * 500])
+    | st.integers().map(str)
+    | st.floats().map(str)
+    | st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=6),
+    max_size=7,
+)
+
+
+@given(arguments)
+def test_any_arguments_are_refused_in_one_line(arguments):
+    """Without a corpus, none of them can be right."""
+    parser = utils.bert_argument_parser("", "fuzzed", head_lr=1e-3)
+    parser.add_argument("--pooling", choices=("cls", "mean"))
+    errors = io.StringIO()
+    with (
+        utils.signals_handled_by(signal.default_int_handler),
+        contextlib.redirect_stderr(errors),
+        pytest.raises(SystemExit) as end,
+    ):
+        utils.parse_arguments(parser, lambda args: utils.check_encoder(args, ("Classifier",)), arguments)
+    assert end.value.code == 2
+    assert errors.getvalue().count("\n") == 1 or any("\n" in argument for argument in arguments)
 
 
 def test_a_missing_corpus_says_where_it_is_applied_for(tmp_path):
