@@ -21,9 +21,11 @@ import utils
 def describe(run):
     """Script, model and the settings of a run that tell it from others."""
     arguments = run["arguments"]
+    if "runs" in arguments:
+        return f"`{run['script']}`, average of {len(arguments['runs'])} runs"
     shown = ("model", "pooling", "objective", "epochs", "lr", "head_lr", "seed")
     settings = [f"{name} {Path(str(arguments[name])).name}" for name in shown if arguments.get(name) is not None]
-    return f"`{run['script']}` {', '.join(settings)}"
+    return ", ".join([f"`{run['script']}`", *settings])
 
 
 def table(runs):
