@@ -1,10 +1,11 @@
 import argparse
 import collections
 import json
+import sys
 
 import numpy as np
 import pytest
-from conftest import make_row, run_script, write_rows
+from conftest import ROOT, make_row, run_script, write_rows
 from sklearn.metrics import f1_score
 
 import ensemble
@@ -204,6 +205,36 @@ def test_unlabelled_test_lines_are_predicted_and_not_compared(tmp_path):
     assert process.returncode == 0, process.stderr
     assert len(utils.read_corpus(tmp_path / "out" / "test.jsonl", labelled=True)) == 5
     assert list(json.loads((tmp_path / "out" / "comparison.json").read_text())) == ["dev"]
+
+
+# Benchmarks that make and read runs
+
+
+def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
+    rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")
+    for split, part in {"train": rows[:300], "dev": rows[300:400], "test": rows[400:500]}.items():
+        write_rows(tmp_path / f"{split}.jsonl", part)
+    run = tmp_path / "linear"
+    process = run_script("tests/benchmarks/linear.py", "--corpus", tmp_path, "--output-dir", run)
+    assert process.returncode == 0, process.stderr
+    metrics = json.loads((run / "metrics.json").read_text())["test"]
+    table = run_script("tests/benchmarks/results.py", run)
+    assert table.returncode == 0, table.stderr
+    assert f"| {run} | {metrics['micro_f1']:.3f} [" in table.stdout and f"| {metrics['macro_f1']:.3f} [" in table.stdout
+    baseline, emotion = utils.majority_micro_f1(utils.encode_labels(rows[400:500]))
+    assert f"| always {emotion} | {baseline:.3f} |" in table.stdout
+
+
+def test_the_rules_of_the_ablation():
+    sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+    import ablation
+
+    labels = np.array([[1, 0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0]] * 3)
+    scores = labels * np.array([0.2, 0.9, *[0.5] * 6]) + 0.01
+    others = np.array([[0.15, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.01, 0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    assert ablation.fit_half(labels, scores)(others).sum(1).tolist() == [1, 0]
+    assert ablation.fit_each(labels, scores)(others)[:, :2].tolist() == [[True, True], [False, False]]
+    assert ablation.fit_at_least_one(labels, scores)(others).tolist()[1] == [False, True, *[False] * 6]
 
 
 # Folds

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/results.py RUN [RUN ...]
 
-Runs that scored the same test file stand together, by the names and in the order given; 95 % intervals are from 10,000 resamples
-of its lines, the same for all. Seconds and memory are those of the run, as its run.json says.
+Runs that scored the same test file stand together, by the names and in the order given; 95 % intervals are from 10,000
+resamples of its lines, the same for all. Seconds and memory are those of the run, as its run.json says.
 """
 
 import sys
