@@ -149,7 +149,7 @@ class Results:
         cells = [label, str(len(seeds)), f"{found['dev'][0]:.3f}"]
         if label != CHANGES[BASE][0]:
             gain = ensemble.paired_difference(found["dev"], of_base["dev"])
-            cells += [f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]", f"{gain['p_value']:.3f}"]
+            cells += [f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]", f"{gain['p_value']:.4f}"]
         else:
             cells += ["", ""]
         seconds = np.mean([self.runs[name, seed]["seconds"] for seed in seeds])
