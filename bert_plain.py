@@ -510,6 +510,7 @@ def predict_file(trainer, tokenizer, path):
     """Yield (rows, probabilities [rows, 8]) of a corpus file, window by window."""
     for rows in utils.windows(path):
         yield rows, predict(trainer, tokenize(rows, tokenizer, trainer.model.config))
+        trainer.accelerator.free_memory()  # it keeps every data loader, and with it the window
 
 
 def main(args, corpora, model_class):
