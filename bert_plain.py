@@ -33,7 +33,6 @@ import torch
 import transformers
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
-from tqdm import tqdm
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -394,8 +393,7 @@ class Progress(TrainerCallback):
         steps = state.max_steps // state.num_train_epochs
         epoch, done = divmod(state.global_step, steps)
         name = f"epoch {epoch + 1}/{state.num_train_epochs}"
-        hidden = None if state.is_world_process_zero else True  # None: where no terminal is
-        self.bar = tqdm(total=steps, initial=done, desc=name, unit="batch", leave=False, disable=hidden)
+        self.bar = utils.progress_bar(steps, "batch", name, initial=done, leave=False)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update()

@@ -38,7 +38,6 @@ import transformers
 from bitsandbytes.nn import Linear4bit
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DynamicCache
 
 BASE_LOGIT = -1.7  # of an emotion that one line in six shows, which is about what the corpora have
@@ -165,7 +164,7 @@ class Prompt:
 
 def measures(config):
     """What an adapter's base has to agree in."""
-    return {name: getattr(config, name) for name in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")}
+    return {name: getattr(config, name, None) for name in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")}
 
 
 def padded(rows, value=0):
@@ -294,9 +293,9 @@ def load_checkpoint(directory, base):
     with utils.loading(base):
         found, wanted = measures(AutoConfig.from_pretrained(base, trust_remote_code=False)), settings["base"]
     for name, value in found.items():
-        if value != wanted[name]:
+        if value != wanted.get(name):
             raise utils.InputError(
-                f"{directory}: fits a base with {name} {wanted[name]}, and {base} has {value}; give another --model"
+                f"{directory}: fits a base with {name} {wanted.get(name)}, and {base} has {value}; give another --model"
             )
     if len(tokenizer) > found["vocab_size"]:
         raise utils.InputError(
@@ -403,15 +402,9 @@ def score(model, prompt, objective, suffixes, cache, batch_size, bar):
     return scores.round(6)  # as they are written, so that a decision on the file is the decision here
 
 
-def progress_bar(lines, name, **settings):
-    """A bar in lines, on a terminal and in the main process alone."""
-    disable = None if utils.is_main_process() else True  # None: where no terminal is
-    return tqdm(total=lines, unit="line", desc=name, disable=disable, **settings)
-
-
 def score_file(path, lines, model, prompt, objective, cache, batch_size):
     """Read a corpus file window by window; yield (rows, scores [rows, 8]) of each, in the order of the file."""
-    with progress_bar(lines, path.name) as bar:
+    with utils.progress_bar(lines, "line", path.name) as bar:
         for rows in utils.windows(path):
             yield rows, score(model, prompt, objective, prompt.encode(rows), cache, batch_size, bar)
 

@@ -242,7 +242,7 @@ class GPTTrainer(bert_plain.RunTrainer):
         lines = [example["input_ids"] for example in examples]
         with (
             gpt_inference.evaluating(self.model),
-            gpt_inference.progress_bar(len(lines), name, leave=False) as bar,
+            utils.progress_bar(len(lines), "line", name, leave=False) as bar,
         ):
             cache = gpt_inference.run_prefix(self.model, self.prompt)
             batch_size = self.args.per_device_eval_batch_size

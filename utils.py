@@ -428,6 +428,19 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
+def progress_bar(total, unit, name, **settings):
+    """A tqdm bar, shown on a terminal and by the main process alone."""
+    from tqdm import tqdm
+
+    disable = None if is_main_process() else True  # None: where no terminal is
+    return tqdm(total=total, unit=unit, desc=name, disable=disable, **settings)
+
+
+def process_count():
+    """How many processes torchrun or accelerate launched; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_main_process():
     """Whether this process writes the files of a run: the only one, or the first that torchrun or accelerate launched."""
     return os.environ.get("RANK", "0") == "0"
@@ -664,7 +677,7 @@ def check_same_run(args, splits):
         before, data = run["arguments"] | {"processes": run.get("processes", 1)}, run["data"]
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: is broken; start anew with another --output-dir") from None
-    now = json.loads(json.dumps(vars(args), default=str)) | {"processes": int(os.environ.get("WORLD_SIZE", "1"))}
+    now = json.loads(json.dumps(vars(args), default=str)) | {"processes": process_count()}
     for name in sorted(now.keys() | before.keys()):
         if now.get(name) != before.get(name) and name not in ("output_dir", "resume") and not name.endswith("_file"):
             flag = "the number of processes" if name == "processes" else f"--{name.replace('_', '-')}"
@@ -746,6 +759,7 @@ def check_adapter(args):
         texts = [strings["prefix"], strings["target"], strings["response"], *strings["answers"]]
         fits = len(strings["answers"]) == len(EMOTIONS) + 1 and settings["objective"] in OBJECTIVES
         fits = fits and all(isinstance(text, str) for text in (base, *texts)) and type(settings["max_length"]) is int
+        fits = fits and isinstance(settings["base"], dict)
     except (OSError, ValueError, KeyError, TypeError):
         fits = False
     if not fits:
@@ -947,23 +961,23 @@ def start_run(args, splits, device):
         splits: names of the corpus files that are read.
 
     Returns:
-        The content of `run.json`, for `finish_run`.
+        The content of `run.json`, for `finish_run`; None in other processes.
     """
+    if not is_main_process():
+        return None
     packages = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "scikit-learn", "numpy", "matplotlib")
     run = {
         "script": Path(sys.argv[0]).name,
         "arguments": vars(args),
         "seed": getattr(args, "seed", None),  # nothing is drawn where nothing is trained
         "device": device,
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": process_count(),
         "data": {split: identify(getattr(args, f"{split}_file")) for split in splits},
         "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
         "git_commit": git_commit(),
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "start_time": time.time(),
     }
-    if not is_main_process():
-        return run
     args.output_dir.mkdir(parents=True, exist_ok=True)
     write_json(args.output_dir / "run.json", run)
     log.setLevel(logging.INFO)

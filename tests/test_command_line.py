@@ -163,7 +163,7 @@ def test_a_wrong_argument_of_gpt_inference_is_refused(arguments, told, corpus, t
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "somewhere/else"}))
-    prompt = {"objective": "answer", "max_length": 512, "strings": utils.PROMPTS["ko"]}
+    prompt = {"objective": "answer", "max_length": 512, "strings": utils.PROMPTS["ko"], "base": {}}
     (adapter / "prompt.json").write_text(json.dumps(prompt))
     arguments = [argument.format(adapter=adapter) for argument in arguments]
     files = [] if "--dev-file" in arguments or "--sample" in arguments else ["--dev-file", tmp_path / "dev.jsonl"]

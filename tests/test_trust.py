@@ -420,8 +420,17 @@ def test_lines_of_train_in_dev_are_counted_and_told(caplog):
         ({"strings": utils.PROMPTS["ko"] | {"answers": list(range(9))}}, "is no checkpoint"),
         ({"objective": "regression"}, "is no checkpoint"),
         ({"max_length": "512"}, "is no checkpoint"),
+        ({"base": None}, "is no checkpoint"),
     ],
-    ids=["base elsewhere", "prompt", "eight answers", "answers that are numbers", "objective", "length"],
+    ids=[
+        "base elsewhere",
+        "prompt",
+        "eight answers",
+        "answers that are numbers",
+        "objective",
+        "length",
+        "measures of the base",
+    ],
 )
 def test_an_adapter_that_does_not_fit_is_refused_before_torch_is_imported(change, told, tmp_path):
     file = write_rows(tmp_path / "dev.jsonl", [GOOD])

@@ -134,12 +134,12 @@ class Results:
     def f1(self, name, seeds, fit=utils.fit_threshold):
         """Micro-F1 by split, averaged over seeds: [1 + resamples], the lines as they are in front."""
         of_seeds = [self.decisions(name, seed, fit) for seed in seeds]
-        return {
-            split: ensemble.bootstrap_f1(labels.astype(bool), np.stack([each[split] for each in of_seeds]), 10_000, 42)[0].mean(
-                1
-            )
-            for split, labels in self.labels.items()
-        }
+        f1 = {}
+        for split, labels in self.labels.items():
+            decisions = np.stack([each[split] for each in of_seeds])
+            micro, _ = ensemble.bootstrap_f1(labels.astype(bool), decisions, 10_000, 42)
+            f1[split] = micro.mean(1)
+        return f1
 
     def row(self, label, name, fit=utils.fit_threshold):
         """A row of the table, against the base with the same seeds."""
