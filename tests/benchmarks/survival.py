@@ -6,10 +6,12 @@ Each script trains or predicts with its tiny model on a part of the sample, once
 and each time killed (SIGKILL) or interrupted (SIGINT and SIGTERM in turn) at a moment drawn by the seed, one in four of them
 from its start on, the others from when it has loaded its model, and resumed; gpt_inference.py, which has nothing to resume, is
 begun again in another directory. What it leaves must equal what the undisturbed run left to the last bit, and what lay about in
-between must have been whole. Last, bert_plain.py predicts files of --lines lines, and the peak memory is shown.
+between must have been whole. A run that was done before its signal came is not counted, and another moment is drawn. Last,
+bert_plain.py predicts files of --lines lines, and the peak memory is shown.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -55,15 +57,18 @@ def wait_until_loaded(process, output):
         time.sleep(0.01)
 
 
-def disturb(process, number, seconds):
-    """Send a signal after so many seconds; returns (seconds until the process had ended, standard error)."""
+def disturb(script, directory, name, number, from_loaded, seconds):
+    """Begin a run and send it a signal; returns (exit code, standard error, seconds from the signal to the end)."""
+    process = start(script, directory, name)
+    if from_loaded:
+        wait_until_loaded(process, directory / name)
     try:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, number)
     sent = time.perf_counter()
     _, stderr = process.communicate()
-    return time.perf_counter() - sent, stderr
+    return process.returncode, stderr, time.perf_counter() - sent
 
 
 def left(output):
@@ -72,39 +77,54 @@ def left(output):
     return {name: file.read_bytes() for name, file in files.items() if file.exists()}
 
 
-def steps_done(output):
-    """The step of the last whole checkpoint."""
-    whole = utils.last_whole_checkpoint(output)
-    return int(whole.name.rpartition("-")[2]) if whole else 0
+def finish(script, directory, name, reference):
+    """Take up a run that was disturbed; returns what went wrong, or None."""
+    whole = {file: content for file, content in left(directory / name).items() if file in ENDS_WITH}
+    if any(reference[file] != content for file, content in whole.items()):
+        return "left a file that was not whole"
+    again, flags = (f"{name}-again", ()) if script == "gpt_inference.py" else (name, ("--resume",))
+    process = start(script, directory, again, *flags)
+    _, stderr = process.communicate()
+    if process.returncode:
+        return f"could not be resumed: {stderr}"
+    return differences(directory / again, reference)
 
 
-def try_once(script, directory, name, number, from_loaded, seconds, reference):
-    """Disturb a run and finish it; returns (what went wrong or None, what was told, seconds from signal to end)."""
-    output = directory / name
-    process = start(script, directory, name)
-    if from_loaded:
-        wait_until_loaded(process, output)
-    took, stderr = disturb(process, number, seconds)
-    ended = process.returncode == 0
-    if not ended and number != signal.SIGKILL:
-        if process.returncode != 130 or stderr.count("\n") != 1:
-            return f"ended with {process.returncode}: {stderr}", stderr, took
-        if took > 10:
-            return f"took {took:.1f} s to end", stderr, took
-    whole = {name: content for name, content in left(output).items() if name in ENDS_WITH} if output.exists() else {}
-    if any(reference[name] != content for name, content in whole.items()):
-        return "left a file that was not whole", stderr, took
-    if not ended:
-        again = name + "-again" if script == "gpt_inference.py" else name
-        resumed = start(script, directory, again, *["--resume"] * (script != "gpt_inference.py"))
-        _, errors = resumed.communicate()
-        if resumed.returncode:
-            return f"could not be resumed: {errors}", stderr, took
-        output = directory / again
-    if left(output) != reference:
-        differing = [name for name, content in reference.items() if left(output).get(name) != content]
-        return f"ended with another {', '.join(differing)}", stderr, took
-    return None, stderr, took
+def differences(output, reference):
+    """What a run that has ended left otherwise than the undisturbed one, or None."""
+    files = left(output)
+    differing = [name for name in files | reference if files.get(name) != reference.get(name)]
+    return f"ended with another {', '.join(differing)}" if differing else None
+
+
+def survive(script, directory, what, tries, rng, loading, working, reference):
+    """Disturb a script `tries` times and print what came of it; `loading` and `working` are its seconds undisturbed."""
+    failures, slowest, tried = [], 0.0, 0
+    for attempt in itertools.count():
+        if tried == tries:
+            break
+        number = signal.SIGKILL if what == "killed" else (signal.SIGINT, signal.SIGTERM)[tried % 2]
+        from_loaded = tried % 4 != 3
+        moment = rng.uniform(0, working if from_loaded else loading)
+        name = f"{script}-{what}-{attempt}"
+        code, stderr, took = disturb(script, directory, name, number, from_loaded, moment)
+        when = f"{moment:.2f} s after {'loading' if from_loaded else 'its start'}"
+        if code == 0:
+            wrong = differences(directory / name, reference)
+            print(f"  {what} {when}: was done before", flush=True)
+        else:
+            tried += 1
+            slowest = max(slowest, took)
+            print(f"  {what} {when}{': ' * bool(stderr)}{stderr.strip().partition('; go on')[0]}", flush=True)
+            if number != signal.SIGKILL and (code != 130 or stderr.count("\n") != 1 or took > 10):
+                wrong = f"ended with {code} after {took:.1f} s: {stderr}"
+            else:
+                wrong = finish(script, directory, name, reference)
+        if wrong:
+            failures.append(f"{when}: {wrong}")
+    print(f"{script:<18}{what:<12}{tried:>6}{tried - len(failures):>10}{slowest:>11.1f} s", flush=True)
+    for failure in failures:
+        print(f"  {failure}", flush=True)
 
 
 def show_memory(directory, lines):
@@ -148,21 +168,7 @@ def main():
             assert process.returncode == 0, stderr
             reference = left(directory / f"{script}-reference")
             for what, tries in (("killed", options.kills), ("interrupted", options.interrupts)):
-                failures, slowest = [], 0.0
-                for number in range(tries):
-                    sent = signal.SIGKILL if what == "killed" else (signal.SIGINT, signal.SIGTERM)[number % 2]
-                    from_loaded = number % 4 != 3
-                    moment = rng.uniform(0, duration - loading if from_loaded else loading)
-                    name = f"{script}-{what}-{number}"
-                    wrong, told, took = try_once(script, directory, name, sent, from_loaded, moment, reference)
-                    slowest = max(slowest, took)
-                    when = f"{moment:.2f} s after {'loading' if from_loaded else 'its start'}"
-                    if wrong:
-                        failures.append(f"{when}: {wrong}")
-                    print(f"  {what} {when}{': ' * bool(told)}{told.strip().partition('; go on')[0]}", flush=True)
-                print(f"{script:<18}{what:<12}{tries:>6}{tries - len(failures):>10}{slowest:>11.1f} s", flush=True)
-                for failure in failures:
-                    print(f"  {failure}", flush=True)
+                survive(script, directory, what, tries, rng, loading, duration - loading, reference)
         if "bert_plain.py" in options.script:
             for lines in options.lines:
                 show_memory(directory, lines)
