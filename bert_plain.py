@@ -176,13 +176,14 @@ def tokenize(rows, tokenizer, config):
 
 
 def resolve_precision(requested):
-    """ "auto" to the fastest type that the hardware computes in: bf16, fp16 (GPUs before Ampere) or fp32."""
+    """ "auto" to the fastest type that all devices in use compute in: bf16, fp16 (where a GPU is older than Ampere) or fp32."""
     if requested == "fp16" and not torch.cuda.is_available():
         raise utils.InputError("--precision fp16: needs a CUDA GPU; take bf16 or fp32")
     if requested != "auto":
         return requested
     if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        majors = [torch.cuda.get_device_capability(index)[0] for index in range(utils.local_process_count())]
+        return "bf16" if min(majors) >= 8 else "fp16"
     capabilities = torch.cpu.get_capabilities()
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 
@@ -222,9 +223,10 @@ class RunTrainer(Trainer):
         save_steps: save a checkpoint after so many steps too, and not after epochs alone.
     """
 
-    def __init__(self, *args, data_collator, save_steps=None, **kwargs):
+    def __init__(self, model, args, *, data_collator, save_steps=None, **kwargs):
+        args._n_gpu = min(args.n_gpu, 1)  # a process has one GPU; else Trainer parts each batch over all by DataParallel
         self.collate_inputs = data_collator
-        super().__init__(*args, data_collator=self.collate_with_ids, **kwargs)
+        super().__init__(model, args, data_collator=self.collate_with_ids, **kwargs)
         self.remove_callback(PrinterCallback)
         self.add_callback(SaveWhenTold(self, save_steps))
         self.staging = self.resumed_from = None
@@ -437,7 +439,7 @@ def make_trainer(args, model, tokenizer, new_weights, datasets, precision):
     """The published recipe as a Trainer: AdamW, a tenth of the steps warm-up, linear decay, best epoch by dev micro-F1."""
     train, dev = datasets.get("train"), datasets.get("dev", [])
     training_arguments = TrainingArguments(
-        output_dir=args.output_dir / "checkpoints",
+        output_dir=args.output_dir / "checkpoints" if train else args.output_dir,
         num_train_epochs=args.epochs,
         per_device_train_batch_size=args.train_batch_size,
         per_device_eval_batch_size=args.val_batch_size,

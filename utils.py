@@ -441,6 +441,11 @@ def process_count():
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_process_count():
+    """How many of these are on this machine, each with a GPU of its own."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def is_main_process():
     """Whether this process writes the files of a run: the only one, or the first that torchrun or accelerate launched."""
     return os.environ.get("RANK", "0") == "0"
@@ -947,9 +952,27 @@ def check_devices():
     """Raise InputError where more processes were launched than there are GPUs; torch would fail without a word on why."""
     import torch
 
-    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    processes, gpus = local_process_count(), torch.cuda.device_count()
     if 0 < gpus < processes:
         raise InputError(f"{processes} processes were launched, and there are {gpus} GPUs here; launch {gpus}")
+
+
+def device_notes(device):
+    """What a user should know of the devices of a run, a line each: no GPU, some that are not used, or of different kinds."""
+    if str(device).startswith("cpu"):
+        return ["no GPU was found: this runs on the CPU"]
+    import torch
+
+    gpus, used, notes = torch.cuda.device_count(), local_process_count(), []
+    if used < gpus:
+        notes.append(f"{gpus} GPUs are here, and {used} in use; to use all, start with torchrun --nproc_per_node {gpus}")
+    kinds = sorted({torch.cuda.get_device_name(index) for index in range(used)})
+    if len(kinds) > 1:
+        notes.append(
+            f"the GPUs differ ({', '.join(kinds)}): steps wait for the slowest, and batches have to fit the smallest; "
+            "CUDA_VISIBLE_DEVICES says which to use"
+        )
+    return notes
 
 
 def start_run(args, splits, device):
@@ -982,8 +1005,9 @@ def start_run(args, splits, device):
     write_json(args.output_dir / "run.json", run)
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler(sys.stdout), logging.FileHandler(args.output_dir / "train.log", encoding="utf-8")]
-    if "model" in args and str(device).startswith("cpu") and not args.sample:
-        log.info("no GPU was found: this runs on the CPU")
+    if "model" in args and not args.sample:
+        for note in device_notes(device):
+            log.info(note)
     return run
 
 

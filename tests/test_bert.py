@@ -15,6 +15,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     RobertaConfig,
+    TrainingArguments,
     XLMRobertaConfig,
 )
 
@@ -199,9 +200,21 @@ def test_precision_follows_the_hardware(monkeypatch):
     with pytest.raises(utils.InputError, match="fp16"):
         bert_plain.resolve_precision("fp16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for supported, expected in ((True, "bf16"), (False, "fp16")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, supported=supported: supported)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", [(8, 9), (7, 5)].__getitem__)
+    for processes, expected in ((1, "bf16"), (2, "fp16")):  # the second GPU is a Turing
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         assert bert_plain.resolve_precision("auto") == expected
+
+
+def test_one_process_takes_one_of_several_gpus(tmp_path, monkeypatch):
+    def with_four_gpus(**settings):
+        training_arguments = TrainingArguments(**settings)
+        training_arguments._n_gpu = 4
+        return training_arguments
+
+    monkeypatch.setattr(bert_plain, "TrainingArguments", with_four_gpus)
+    trainer, _ = make_trainer(tmp_path, "--train-batch-size", "8")
+    assert trainer.args.n_gpu == 1 and trainer.args.train_batch_size == 8
 
 
 def read_scores(directory, split):
@@ -257,7 +270,7 @@ def test_a_checkpoint_predicts_as_the_run_that_made_it(sample_runs, name, tmp_pa
         assert mine["id"] == made["id"]
         assert mine["scores"] == pytest.approx(made["scores"], abs=0.02)  # bf16 rounds, and not always alike
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["dev"]["micro_f1"] > 0.98  # its own predictions
-    assert not (tmp_path / "out" / "best").exists()
+    assert not any((tmp_path / "out" / name).exists() for name in ("best", "checkpoints"))
 
     other = {"bert_plain": "bert_GRU", "bert_GRU": "bert_plain"}[name]
     process = run_script(f"{other}.py", *command[:-1], tmp_path / "other")

@@ -284,6 +284,17 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     utils.check_devices()
 
 
+def test_gpus_that_are_not_used_or_differ_are_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", ["RTX 4090", "RTX 3090"].__getitem__)
+    [note] = utils.device_notes("cuda:0")
+    assert "2 GPUs are here, and 1 in use" in note and "torchrun --nproc_per_node 2" in note
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    [note] = utils.device_notes("cuda:0")
+    assert "the GPUs differ (RTX 3090, RTX 4090)" in note
+    assert utils.device_notes(torch.device("cpu")) == ["no GPU was found: this runs on the CPU"]
+
+
 # Several processes
 
 
