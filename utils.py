@@ -966,7 +966,7 @@ def device_notes(device):
     gpus, used, notes = torch.cuda.device_count(), local_process_count(), []
     if used < gpus:
         notes.append(f"{gpus} GPUs are here, and {used} in use; to use all, start with torchrun --nproc_per_node {gpus}")
-    kinds = sorted({torch.cuda.get_device_name(index) for index in range(used)})
+    kinds = sorted({torch.cuda.get_device_name(index) for index in range(min(used, gpus))})  # none on a GPU that is not CUDA's
     if len(kinds) > 1:
         notes.append(
             f"the GPUs differ ({', '.join(kinds)}): steps wait for the slowest, and batches have to fit the smallest; "

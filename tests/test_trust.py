@@ -295,6 +295,11 @@ def test_gpus_that_are_not_used_or_differ_are_told(monkeypatch):
     assert utils.device_notes(torch.device("cpu")) == ["no GPU was found: this runs on the CPU"]
 
 
+def test_a_gpu_that_is_not_of_cuda_has_no_notes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert utils.device_notes(torch.device("mps")) == []
+
+
 # Several processes
 
 
