@@ -100,13 +100,12 @@ def differences(output, reference):
 def survive(script, directory, what, tries, rng, loading, working, reference):
     """Disturb a script `tries` times and print what came of it; `loading` and `working` are its seconds undisturbed."""
     failures, slowest, tried = [], 0.0, 0
-    for attempt in itertools.count():
-        if tried == tries:
-            break
+    attempts = itertools.count()
+    while tried < tries:
         number = signal.SIGKILL if what == "killed" else (signal.SIGINT, signal.SIGTERM)[tried % 2]
         from_loaded = tried % 4 != 3
         moment = rng.uniform(0, working if from_loaded else loading)
-        name = f"{script}-{what}-{attempt}"
+        name = f"{script}-{what}-{next(attempts)}"
         code, stderr, took = disturb(script, directory, name, number, from_loaded, moment)
         when = f"{moment:.2f} s after {'loading' if from_loaded else 'its start'}"
         if code == 0:
