@@ -1,51 +1,141 @@
+"""What the tests share: scripts as a user runs them, rows of a corpus, runs that are made once."""
+
+import contextlib
+import importlib
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("repeatable")
 
 import utils
 
-utils.quiet_libraries()  # before torch is imported, as in the scripts
+ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
+IN_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+os.environ |= OFFLINE | ({"OMP_NUM_THREADS": "1"} if IN_WORKER else {})  # before torch is imported
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
+
+EMOTIONS = ("joy", "anticipation", "trust", "surprise", "disgust", "fear", "anger", "sadness")
+SAMPLE_ARGUMENTS = {"bert_plain": [], "bert_GRU": ["--epochs", 2], "gpt_train": ["--epochs", 2]}
+Outcome = subprocess.CompletedProcess[str]
 
 
-def run_script(script, *arguments, cwd=ROOT, **environment):
-    """Run one of the scripts as a user does; returns the finished process with its output as text."""
+def run_script(
+    script: str | Path, *arguments: Any, cwd: Path = ROOT, **environment: str
+) -> Outcome:
+    """Run one of the scripts as a user does, in a process of its own."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=os.environ | OFFLINE | environment, capture_output=True, text=True)
+    environ = os.environ | OFFLINE | environment
+    return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True)
 
 
-def make_row(id="line-1", form="오늘 급식 최고", target="급식", labels=("joy",), **changes):
+def call(script: str, *arguments: Any, cwd: Path = ROOT) -> Outcome:
+    """Call a script's `main` in this process: for all that needs no process of its own.
+
+    An error that the script does not tell in words is raised. What Python warns of is not in
+    `stderr`, for pytest collects it.
+    """
+    main, argv = importlib.import_module(script.removesuffix(".py")).main, [*map(str, arguments)]
+    code, stdout, stderr = 0, io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        try:
+            main(argv)
+        except SystemExit as end:
+            code = end.code
+    return subprocess.CompletedProcess([script, *argv], code, stdout.getvalue(), stderr.getvalue())
+
+
+def make_row(
+    id: str = "line-1",
+    form: str = "오늘 급식 최고",
+    target: str | None = "급식",
+    labels: tuple[str, ...] | None = ("joy",),
+    **changes: Any,
+) -> utils.Row:
     """A valid row of the corpus; `labels=None` leaves it unlabelled."""
     begin = None if target is None else form.index(target)
     end = None if target is None else begin + len(target)
-    row = {"id": id, "input": {"form": form, "target": {"form": target, "begin": begin, "end": end}}}
+    span = {"form": target, "begin": begin, "end": end}
+    row = {"id": id, "input": {"form": form, "target": span}}
     if labels is not None:
-        row["output"] = {name: str(name in labels) for name in utils.EMOTIONS}
+        row["output"] = {name: str(name in labels) for name in EMOTIONS}
     return row | changes
 
 
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+def write_rows(path: Path, rows: list[utils.Row]) -> Path:
+    """Write rows as a corpus file."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="session")
-def sample_runs(tmp_path_factory):
-    """Output directories and standard output of `--sample` runs of both BERT scripts, made once."""
-    runs = {}
-    for name in ("bert_plain", "bert_GRU"):
-        directory = tmp_path_factory.mktemp("runs") / name
-        process = run_script(f"{name}.py", "--sample", "--output-dir", directory)
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """A function from (name, make) to (directory, what `make(directory)` returned).
+
+    `make` is called by the first of all workers that asks for the name; the others wait for it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if IN_WORKER else root
+
+    def get(name: str, make: Callable[[Path], Outcome]) -> tuple[Path, Outcome]:
+        directory, record = root / f"made-{name}", root / f"made-{name}.json"
+        with FileLock(root / f"made-{name}.lock"):
+            if not record.exists():
+                outcome = make(directory)
+                record.write_text(json.dumps(vars(outcome), default=str), encoding="utf-8")
+        return directory, subprocess.CompletedProcess(**json.loads(record.read_text("utf-8")))
+
+    return get
+
+
+class SampleRuns(Mapping):
+    """Runs with `--sample`, by name of the script: (output directory, finished process).
+
+    Each is made when it is first asked for, once for all workers. None is to be changed.
+    """
+
+    def __init__(self, made_once: Callable) -> None:
+        self.made_once = made_once
+
+    def __getitem__(self, name: str) -> tuple[Path, Outcome]:
+        def train(directory: Path) -> Outcome:
+            arguments = ["--sample", *SAMPLE_ARGUMENTS[name], "--output-dir", directory]
+            return run_script(f"{name}.py", *arguments)
+
+        directory, process = self.made_once(name, train)
         assert process.returncode == 0, process.stderr
-        runs[name] = directory, process
-    return runs
+        return directory, process
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SAMPLE_ARGUMENTS)
+
+    def __len__(self) -> int:
+        return len(SAMPLE_ARGUMENTS)
+
+
+@pytest.fixture(scope="session")
+def sample_runs(made_once: Callable) -> SampleRuns:
+    """`sample_runs["bert_plain"]`, of bert_GRU and gpt_train too: (directory, process)."""
+    return SampleRuns(made_once)
+
+
+@pytest.fixture(scope="session")
+def gpt_run(sample_runs: SampleRuns) -> tuple[Path, Outcome]:
+    """The run of `gpt_train.py --sample`: (directory, process)."""
+    return sample_runs["gpt_train"]

@@ -1,24 +1,30 @@
+"""ensemble.py: averages, the bootstrap, what does not match, folds; and what benchmarks make."""
+
 import argparse
-import collections
 import json
 import sys
+import warnings
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_row, run_script, write_rows
+from conftest import EMOTIONS, ROOT, call, make_row, run_script, write_rows
 from sklearn.metrics import f1_score
 
-import ensemble
 import utils
+from emotion import checkpoint, data, statistics, systems
+from emotion.run import Run
+
+sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 
 
-def make_corpus(path, lines, seed, start=0):
-    """A labelled file of so many lines, one or two emotions each."""
+def make_corpus(path, lines, seed, names=EMOTIONS):
+    """A labelled file of so many lines, one or two labels each."""
     rng = np.random.default_rng(seed)
     rows = []
-    for number in range(start, start + lines):
-        labels = {utils.EMOTIONS[index] for index in rng.choice(8, rng.integers(1, 3), replace=False)}
-        rows.append(make_row(id=f"line-{number}", form=f"문장 {number}", target=None, labels=labels))
+    for number in range(lines):
+        chosen = {names[index] for index in rng.choice(len(names), rng.integers(1, 3), False)}
+        row = make_row(id=f"line-{number}", form=f"문장 {number}", target=None)
+        rows.append(row | {"output": {name: str(name in chosen) for name in names}})
     return write_rows(path, rows)
 
 
@@ -28,23 +34,28 @@ def noisy(labels, seed, noise=0.35):
     return (1 / (1 + np.exp(-2 * logits))).round(6)
 
 
-def make_run(directory, files, scores, script="bert_plain.py", **arguments):
+def make_run(directory, files, scores, names=EMOTIONS):
     """A finished run directory with these scores, written as the scripts write them.
 
     Args:
-        files, scores: by split; a train file has no scores. `scores` may be a function of the labels.
+        files, scores: by split. `scores` may be a function of the labels.
     """
-    files = {f"{split}_file": files.get(split) for split in ("train", "dev", "test")}
-    args = argparse.Namespace(output_dir=directory, threshold="auto", seed=0, **files, **arguments)
-    splits = [split for split in ("train", "dev", "test") if files[f"{split}_file"]]
-    run = utils.start_run(args, splits, "cpu") | {"script": script}
-    corpora = {split: utils.read_corpus(files[f"{split}_file"]) for split in scores}
-    if arguments.get("folds"):
-        corpora |= utils.split_fold(utils.read_corpus(files["train_file"]) + corpora["dev"], args.folds, args.fold)
-    values = {split: give(utils.encode_labels(corpora[split])) if callable(give) else give for split, give in scores.items()}
-    threshold = utils.choose_threshold(args, utils.encode_labels(corpora["dev"]), values["dev"])
-    utils.evaluate_and_write(args, {split: [(corpora[split], values[split])] for split in scores}, threshold)
-    utils.finish_run(args, run)
+    args = argparse.Namespace(output_dir=directory, threshold="auto", seed=0)
+    rows = {split: utils.read_corpus(file) for split, file in files.items()}
+    gold = {
+        split: utils.encode_labels(each, names)
+        for split, each in rows.items()
+        if all(map(utils.has_labels, each))
+    }
+    values = {
+        split: give(gold[split]) if callable(give) else give for split, give in scores.items()
+    }
+    with Run(args, "bert_plain.py") as run:
+        run.note_files(files)
+        rule = checkpoint.choose_threshold(run, names, gold["dev"], values["dev"], "auto")
+        scored = {split: [(rows[split], values[split])] for split in scores}
+        run.write_scores(scored, gold, names, rule)
+        run.finish()
     return directory
 
 
@@ -52,78 +63,116 @@ def make_run(directory, files, scores, script="bert_plain.py", **arguments):
 def members(tmp_path_factory):
     """Three runs on the same 300 dev and 200 test lines, each with noise of its own."""
     root = tmp_path_factory.mktemp("members")
-    files = {"dev": make_corpus(root / "dev.jsonl", 300, seed=0), "test": make_corpus(root / "test.jsonl", 200, seed=1)}
+    files = {
+        "dev": make_corpus(root / "dev.jsonl", 300, seed=0),
+        "test": make_corpus(root / "test.jsonl", 200, seed=1),
+    }
     return [
         make_run(
             root / name,
             files,
-            {split: lambda labels, seed=seed + offset: noisy(labels, seed) for offset, split in enumerate(files)},
+            {
+                split: lambda labels, seed=seed + offset: noisy(labels, seed)
+                for offset, split in enumerate(files)
+            },
         )
-        for seed, name in ((10, "plain"), (20, "gru"), (30, "질문"))  # a name in Hangul needs a font or a fallback
+        # a name in Hangul needs a font or a fallback
+        for seed, name in ((10, "plain"), (20, "gru"), (30, "질문"))
     ]
 
 
 def read_scores(directory, split):
-    return ensemble.read_scores(directory / f"{split}.scores.jsonl")[1]
+    return systems.read_scores(directory / f"{split}.scores.jsonl")[1]
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def combine(*arguments):
+    outcome = call("ensemble.py", *arguments)
+    assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+    return outcome.stdout
 
 
 def test_average_beats_its_members_and_writes_a_run_like_any_other(members, tmp_path):
     output = tmp_path / "out"
     process = run_script("ensemble.py", *members, "--resamples", 500, "--output-dir", output)
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == ""
+    assert process.returncode == 0 and process.stderr == "", process.stderr
     for split in ("dev", "test"):
         mean = np.mean([read_scores(member, split) for member in members], axis=0)
         assert read_scores(output, split) == pytest.approx(mean, abs=1e-6)
         predicted = utils.read_corpus(output / f"{split}.jsonl", labelled=True)
         corpus = utils.read_corpus(members[0].parent / f"{split}.jsonl")
         assert [row["input"] for row in predicted] == [row["input"] for row in corpus]
-        metrics = json.loads((output / "metrics.json").read_text())[split]
-        decisions = utils.encode_labels(predicted)
-        assert metrics["micro_f1"] == pytest.approx(f1_score(utils.encode_labels(corpus), decisions, average="micro"))
-        best = max(json.loads((member / "metrics.json").read_text())[split]["micro_f1"] for member in members)
-        assert metrics["micro_f1"] > best + 0.05
-    run = json.loads((output / "run.json").read_text())
-    assert run["data"]["test"]["lines"] == 200 and run["seconds"] >= 0 and "matplotlib" in run["versions"]
-    assert utils.load_threshold(output / "best") == pytest.approx(0.5, abs=0.25)
+        metrics = read_json(output / "metrics.json")[split]
+        gold, decisions = (utils.encode_labels(rows, EMOTIONS) for rows in (corpus, predicted))
+        assert metrics["micro_f1"] == pytest.approx(f1_score(gold, decisions, average="micro"))
+        reached = [read_json(member / "metrics.json")[split]["micro_f1"] for member in members]
+        assert metrics["micro_f1"] > max(reached) + 0.05
+    run = read_json(output / "run.json")
+    assert run["data"]["test"]["lines"] == 200 and run["seconds"] >= 0
+    assert "matplotlib" in run["versions"]
+    threshold = checkpoint.resolve_threshold(output / "best", EMOTIONS, "auto")
+    assert threshold == pytest.approx(0.5, abs=0.25)
 
-    comparison = json.loads((output / "comparison.json").read_text())
-    systems = comparison["test"]["systems"]
-    assert list(systems) == [*map(str, members), "the average"]
-    for figures in systems.values():
-        assert figures["micro_f1"]["low"] < figures["micro_f1"]["value"] < figures["micro_f1"]["high"]
-        assert set(figures["per_emotion"]) == set(utils.EMOTIONS)
-    assert systems["the average"]["micro_f1"]["value"] == pytest.approx(metrics["micro_f1"])
-    assert systems["the average"]["macro_f1"]["value"] == pytest.approx(metrics["macro_f1"])
-    pairs = {(pair["a"], pair["b"]): pair for pair in comparison["test"]["pairs"]}
+    comparison = read_json(output / "comparison.json")["test"]
+    assert list(comparison["systems"]) == [*map(str, members), "the average"]
+    for figures in comparison["systems"].values():
+        micro = figures["micro_f1"]
+        assert micro["low"] < micro["value"] < micro["high"]
+        assert list(figures["per_emotion"]) == list(EMOTIONS)
+    average = comparison["systems"]["the average"]
+    for name in ("micro_f1", "macro_f1"):
+        assert average[name]["value"] == pytest.approx(metrics[name])
+    pairs = {(pair["a"], pair["b"]): pair for pair in comparison["pairs"]}
     assert len(pairs) == 6
     assert pairs[str(members[0]), "the average"]["high"] < 0
     assert pairs[str(members[0]), "the average"]["p_value"] < 0.01
     assert (output / "report.png").read_bytes().startswith(b"\x89PNG")
-    assert "the average" in process.stdout and process.stdout in (output / "train.log").read_text()
+    log = (output / "train.log").read_text(encoding="utf-8")
+    assert "the average" in process.stdout and process.stdout in log
 
-    again = run_script("ensemble.py", output, members[0], "--no-ensemble", "--output-dir", tmp_path / "again")
-    assert again.returncode == 0, again.stderr  # an ensemble is a run
-    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == [
-        "comparison.json",
-        "report.png",
-        "run.json",
-        "train.log",
+    again = tmp_path / "again"  # an ensemble is a run
+    combine(output, members[0], "--no-ensemble", "--resamples", 100, "--output-dir", again)
+    left = sorted(path.name for path in again.iterdir())
+    assert left == ["comparison.json", "report.png", "run.json", "train.log"]
+
+
+def test_runs_with_labels_of_their_own_are_averaged(tmp_path):
+    names = ("awe", "joy", "슬픔")
+    files = {"dev": make_corpus(tmp_path / "dev.jsonl", 40, 0, names)}
+    runs = [
+        make_run(tmp_path / name, files, {"dev": lambda gold, n=n: noisy(gold, n)}, names)
+        for n, name in enumerate(("a", "b"))
     ]
+    out = tmp_path / "out"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Glyph")  # where no font has Hangul
+        told = combine(*runs, "--resamples", 100, "--output-dir", out)
+    assert "awe" in told
+    assert list(read_json(out / "metrics.json")["dev"]["per_emotion"]) == list(names)
+    assert read_json(out / "best" / "decision.json")["labels"] == list(names)
+    other = {"dev": make_corpus(tmp_path / "other.jsonl", 40, 0)}
+    stranger = make_run(tmp_path / "c", other, {"dev": lambda gold: noisy(gold, 1)})
+    outcome = call("ensemble.py", runs[0], stranger, "--output-dir", tmp_path / "not")
+    assert outcome.returncode == 2 and "has the labels joy, " in outcome.stderr
 
 
 def test_bootstrap_draws_lines_for_all_systems_alike():
     rng = np.random.default_rng(0)
     labels = rng.random((60, 8)) < 0.2
     decisions = rng.random((2, 60, 8)) < 0.3
-    micro, per_emotion = ensemble.bootstrap_f1(labels, np.concatenate([decisions, decisions[:1]]), 300, seed=5)
-    drawn = np.random.default_rng(5).integers(60, size=(ensemble.RESAMPLES_AT_ONCE, 60))
+    three = np.concatenate([decisions, decisions[:1]])
+    micro, per_label = statistics.bootstrap_f1(labels, three, 300, seed=5)
+    drawn = np.random.default_rng(5).integers(60, size=(statistics.RESAMPLES_AT_ONCE, 60))
     for row, lines in ((0, np.arange(60)), (1, drawn[0]), (250, drawn[249])):
         for system in (0, 1):
-            expected = f1_score(labels[lines], decisions[system, lines], average="micro", zero_division=0)
+            pair = labels[lines], decisions[system, lines]
+            expected = f1_score(*pair, average="micro", zero_division=0)
             assert micro[row, system] == pytest.approx(expected)
-            each = f1_score(labels[lines], decisions[system, lines], average=None, zero_division=0)
-            assert per_emotion[row, system] == pytest.approx(each)
+            each = f1_score(*pair, average=None, zero_division=0)
+            assert per_label[row, system] == pytest.approx(each)
     assert (micro[:, 0] == micro[:, 2]).all()
     assert micro.shape == (301, 3)
 
@@ -133,8 +182,8 @@ def test_p_value_is_one_for_equals_small_for_better_and_fair_for_chance():
     labels = rng.random((200, 8)) < 0.2
 
     def p_value(one, other):
-        micro, _ = ensemble.bootstrap_f1(labels, np.stack([one, other]), 400, seed=3)
-        return ensemble.paired_difference(micro[:, 0], micro[:, 1])["p_value"]
+        micro, _ = statistics.bootstrap_f1(labels, np.stack([one, other]), 400, seed=3)
+        return statistics.paired_difference(micro[:, 0], micro[:, 1])["p_value"]
 
     def wrong(share):
         return labels ^ (rng.random(labels.shape) < share)
@@ -147,37 +196,44 @@ def test_p_value_is_one_for_equals_small_for_better_and_fair_for_chance():
 
 
 def test_tuned_weights_leave_out_noise(members, tmp_path):
-    files = {"dev": members[0].parent / "dev.jsonl", "test": members[0].parent / "test.jsonl"}
-    chance = np.random.default_rng(9)
-    useless = make_run(tmp_path / "useless", files, dict.fromkeys(files, lambda labels: chance.random(labels.shape).round(6)))
-    process = run_script(
-        "ensemble.py", *members, useless, "--weights", "tuned", "--resamples", 100, "--output-dir", tmp_path / "out"
-    )
-    assert process.returncode == 0, process.stderr
-    weights = {line.split()[1]: float(line.split()[0]) for line in process.stdout.split("average of\n")[1].splitlines()[:4]}
+    root, chance = members[0].parent, np.random.default_rng(9)
+    files = {"dev": root / "dev.jsonl", "test": root / "test.jsonl"}
+    scores = dict.fromkeys(files, lambda labels: chance.random(labels.shape).round(6))
+    useless = make_run(tmp_path / "useless", files, scores)
+    flags = ["--weights", "tuned", "--resamples", 100, "--output-dir", tmp_path / "out"]
+    told = combine(*members, useless, *flags)
+    lines = [line.split() for line in told.split("average of\n")[1].splitlines()[:4]]
+    weights = {name: float(weight) for weight, name in lines}
     assert weights[str(useless)] < 0.15
     assert sum(weights.values()) == pytest.approx(1, abs=0.01)
-    tuned, equal = (
-        float(part.split()[0]) for part in process.stdout.split("cross-fitted micro-F1 on dev: ")[1].split(", ")[:2]
-    )
+    reached = told.split("cross-fitted micro-F1 on dev: ")[1].split(", ")[:2]
+    tuned, equal = (float(part.split()[0]) for part in reached)
     assert tuned > equal
 
 
 def test_runs_that_do_not_match_are_refused(members, tmp_path):
-    other_files = {"dev": make_corpus(tmp_path / "dev.jsonl", 300, seed=7), "test": members[0].parent / "test.jsonl"}
-    other = make_run(tmp_path / "other", other_files, dict.fromkeys(other_files, lambda labels: noisy(labels, 1)))
-    only_dev = make_run(
-        tmp_path / "only_dev", {"dev": members[0].parent / "dev.jsonl"}, {"dev": lambda labels: noisy(labels, 1)}
-    )
-    unfinished = make_run(tmp_path / "unfinished", {"dev": other_files["dev"]}, {"dev": lambda labels: noisy(labels, 1)})
-    run = json.loads((unfinished / "run.json").read_text())
-    utils.write_json(unfinished / "run.json", {name: value for name, value in run.items() if name != "seconds"})
-    broken = make_run(tmp_path / "broken", {"dev": other_files["dev"]}, {"dev": lambda labels: noisy(labels, 1)})
-    lines = (broken / "dev.scores.jsonl").read_text().splitlines()
-    (broken / "dev.scores.jsonl").write_text("\n".join([*lines[:7], '{"id": "x"}', *lines[8:]]))
-    shuffled = make_run(tmp_path / "shuffled", {"dev": other_files["dev"]}, {"dev": lambda labels: noisy(labels, 1)})
-    lines = (shuffled / "dev.scores.jsonl").read_text().splitlines()
-    (shuffled / "dev.scores.jsonl").write_text("\n".join(reversed(lines)))
+    root = members[0].parent
+    here = {"dev": make_corpus(tmp_path / "dev.jsonl", 300, 7), "test": root / "test.jsonl"}
+
+    def make(name, files):
+        return make_run(
+            tmp_path / name, files, dict.fromkeys(files, lambda labels: noisy(labels, 1))
+        )
+
+    def change(name, mend):
+        """A run with another dev.scores.jsonl: what `mend` makes of its lines."""
+        path = make(name, {"dev": here["dev"]}) / "dev.scores.jsonl"
+        path.write_text("\n".join(mend(path.read_text().splitlines())))
+        return path.parent
+
+    other, only_dev = make("other", here), make("only_dev", {"dev": root / "dev.jsonl"})
+    broken = change("broken", lambda lines: [*lines[:7], '{"id": "x"}', *lines[8:]])
+    shuffled = change("shuffled", lambda lines: lines[::-1])
+    absurd = change("absurd", lambda lines: [lines[0].replace(": 0.", ": 7."), *lines[1:]])
+    unfinished = make("unfinished", {"dev": here["dev"]})
+    run = read_json(unfinished / "run.json")
+    del run["seconds"]
+    (unfinished / "run.json").write_text(json.dumps(run))
     for runs, message in (
         ([members[0], other], "other: scored another dev file"),
         ([members[0], only_dev], "only_dev: scored dev"),
@@ -185,26 +241,29 @@ def test_runs_that_do_not_match_are_refused(members, tmp_path):
         ([unfinished], "not finished"),
         ([broken], "dev.scores.jsonl: line 8"),
         ([shuffled], "differ in their lines"),
+        ([absurd], "no probabilities"),
         ([tmp_path / "nothing"], "holds no run"),
         ([only_dev, "--dev-file", tmp_path / "gone.jsonl"], "gone.jsonl: no such file"),
         ([only_dev, "--threshold", "2"], "--threshold"),
         ([only_dev, "--output-dir", members[0]], "no run is overwritten"),
     ):
-        process = run_script("ensemble.py", "--output-dir", tmp_path / "out", *runs)
-        assert process.returncode == 2, process.stdout
-        assert message in process.stderr and process.stderr.count("\n") == 1, process.stderr
+        outcome = call("ensemble.py", "--output-dir", tmp_path / "out", *runs)
+        assert outcome.returncode == 2, outcome.stdout
+        assert message in outcome.stderr and outcome.stderr.count("\n") == 1, outcome.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_unlabelled_test_lines_are_predicted_and_not_compared(tmp_path):
-    dev = make_corpus(tmp_path / "dev.jsonl", 40, seed=0)
-    test = write_rows(tmp_path / "test.jsonl", [make_row(id=str(n), labels=None) for n in range(5)])
+    rows = [make_row(id=str(n), labels=None) for n in range(5)]
+    files = {
+        "dev": make_corpus(tmp_path / "dev.jsonl", 40, seed=0),
+        "test": write_rows(tmp_path / "test.jsonl", rows),
+    }
     scores = {"dev": lambda labels: noisy(labels, 0), "test": np.full((5, 8), 0.5)}
-    runs = [make_run(tmp_path / name, {"dev": dev, "test": test}, scores) for name in ("a", "b")]
-    process = run_script("ensemble.py", *runs, "--resamples", 100, "--output-dir", tmp_path / "out")
-    assert process.returncode == 0, process.stderr
+    runs = [make_run(tmp_path / name, files, scores) for name in ("a", "b")]
+    combine(*runs, "--resamples", 100, "--output-dir", tmp_path / "out")
     assert len(utils.read_corpus(tmp_path / "out" / "test.jsonl", labelled=True)) == 5
-    assert list(json.loads((tmp_path / "out" / "comparison.json").read_text())) == ["dev"]
+    assert list(read_json(tmp_path / "out" / "comparison.json")) == ["dev"]
 
 
 # Benchmarks that make and read runs
@@ -215,51 +274,62 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     for split, part in {"train": rows[:300], "dev": rows[300:400], "test": rows[400:500]}.items():
         write_rows(tmp_path / f"{split}.jsonl", part)
     run = tmp_path / "linear"
-    process = run_script("tests/benchmarks/linear.py", "--corpus", tmp_path, "--output-dir", run)
-    assert process.returncode == 0, process.stderr
-    metrics = json.loads((run / "metrics.json").read_text())["test"]
-    table = run_script("tests/benchmarks/results.py", run)
-    assert table.returncode == 0, table.stderr
-    assert f"| {run} | {metrics['micro_f1']:.3f} [" in table.stdout and f"| {metrics['macro_f1']:.3f} [" in table.stdout
-    baseline, emotion = utils.majority_micro_f1(utils.encode_labels(rows[400:500]))
-    assert f"| always {emotion} | {baseline:.3f} |" in table.stdout
+    outcome = call("linear.py", "--corpus", tmp_path, "--output-dir", run)
+    assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+    metrics = read_json(run / "metrics.json")["test"]
+    table = call("results.py", run).stdout
+    assert f"| {run} | {metrics['micro_f1']:.3f} [" in table
+    assert f"| {metrics['macro_f1']:.3f} [" in table
+    gold = utils.encode_labels(rows[400:500], EMOTIONS)
+    baseline, column = statistics.majority_micro_f1(gold)
+    assert f"| always {EMOTIONS[column]} | {baseline:.3f} |" in table
 
 
 def test_the_rules_of_the_ablation():
-    sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
     import ablation
 
     labels = np.array([[1, 0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0]] * 3)
     scores = labels * np.array([0.2, 0.9, *[0.5] * 6]) + 0.01
-    others = np.array([[0.15, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.01, 0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    others = np.array([[0.15, 0.5, *[0.0] * 6], [0.01, 0.02, *[0.0] * 6]])
     assert ablation.fit_half(labels, scores)(others).sum(1).tolist() == [1, 0]
-    assert ablation.fit_each(labels, scores)(others)[:, :2].tolist() == [[True, True], [False, False]]
-    assert ablation.fit_at_least_one(labels, scores)(others).tolist()[1] == [False, True, *[False] * 6]
+    each = ablation.fit_each(labels, scores)(others)
+    assert each[:, :2].tolist() == [[True, True], [False, False]]
+    at_least_one = ablation.fit_at_least_one(labels, scores)(others)
+    assert at_least_one.tolist()[1] == [False, True, *[False] * 6]
 
 
 # Folds
 
 
 def test_split_fold_parts_every_line_once_with_emotions_even_and_sentences_whole():
-    rows = utils.read_corpus(utils.SAMPLE / "train.jsonl") + utils.read_corpus(utils.SAMPLE / "dev.jsonl")
-    parts = [utils.split_fold(rows, 5, fold) for fold in range(5)]
+    files = [utils.SAMPLE / f"{split}.jsonl" for split in ("train", "dev")]
+    rows = [row for file in files for row in utils.read_corpus(file)]
+    parts = [data.split_fold(rows, EMOTIONS, 5, fold) for fold in range(5)]
     held_out = [row["id"] for part in parts for row in part["dev"]]
     assert sorted(held_out) == sorted(row["id"] for row in rows)
-    shares = utils.encode_labels(rows).mean(0)
+    shares = utils.encode_labels(rows, EMOTIONS).mean(0)
     for part in parts:
-        assert len(part["train"]) + len(part["dev"]) == len(rows)
-        assert not {row["id"] for row in part["train"]} & {row["id"] for row in part["dev"]}
-        assert not {row["input"]["form"] for row in part["train"]} & {row["input"]["form"] for row in part["dev"]}
-        assert utils.encode_labels(part["dev"]).mean(0) == pytest.approx(shares, rel=0.2)
-        assert len(part["dev"]) == pytest.approx(len(rows) / 5, abs=2)
-    assert parts[0] == utils.split_fold(rows, 5, 0)
+        train, dev = part["train"], part["dev"]
+        assert len(train) + len(dev) == len(rows)
+        assert not {row["id"] for row in train} & {row["id"] for row in dev}
+        assert not {row["input"]["form"] for row in train} & {row["input"]["form"] for row in dev}
+        assert utils.encode_labels(dev, EMOTIONS).mean(0) == pytest.approx(shares, rel=0.2)
+        assert len(dev) == pytest.approx(len(rows) / 5, abs=2)
+    assert parts[0] == data.split_fold(rows, EMOTIONS, 5, 0)
 
 
-def test_split_fold_refuses_a_repeated_id_and_too_few_lines():
-    with pytest.raises(utils.InputError, match="'line-1' stands in both"):
-        utils.split_fold([make_row(), make_row()], 2, 0)
-    with pytest.raises(utils.InputError, match="too few"):
-        utils.split_fold([make_row(id=str(number)) for number in range(3)], 5, 0)
+def test_folds_of_a_repeated_id_or_of_too_few_lines_are_refused(tmp_path):
+    train = write_rows(tmp_path / "train.jsonl", [make_row(), make_row(id="line-2")])
+    dev = write_rows(tmp_path / "dev.jsonl", [make_row(id="line-3")])
+    files = ["--train-file", train, "--output-dir", tmp_path / "out"]
+    for dev_file, message in (
+        (train, "'line-1' stands in row 1 too"),
+        (dev, "3 lines are too few"),
+    ):
+        flags = ["--dev-file", dev_file, "--folds", 5, "--fold", 0]
+        outcome = call("bert_plain.py", *files, *flags)
+        assert outcome.returncode == 2 and message in outcome.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -273,9 +343,9 @@ def test_split_fold_refuses_a_repeated_id_and_too_few_lines():
 )
 @pytest.mark.parametrize("script", ["bert_plain.py", "bert_GRU.py", "gpt_train.py"])
 def test_folds_that_do_not_fit_are_refused(script, flags, message, tmp_path):
-    process = run_script(script, "--sample", *flags, "--output-dir", tmp_path / "out")
-    assert process.returncode == 2
-    assert message in process.stderr and process.stderr.count("\n") == 1
+    outcome = call(script, "--sample", *flags, "--output-dir", tmp_path / "out")
+    assert outcome.returncode == 2
+    assert message in outcome.stderr and outcome.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -285,26 +355,26 @@ def test_folds_trained_apart_meet_again(tmp_path):
     for fold in (0, 1):
         machine = tmp_path / f"machine-{fold}"
         machine.mkdir()
-        files = [
-            argument for split, rows in parts.items() for argument in (f"--{split}-file", write_rows(machine / split, rows))
-        ]
-        flags = ["--sample", *files, "--epochs", 1, "--folds", 2, "--fold", fold, "--output-dir", tmp_path / str(fold)]
-        process = run_script("bert_plain.py", *flags)
-        assert process.returncode == 0, process.stderr
-    alone = run_script("ensemble.py", tmp_path / "0", "--output-dir", tmp_path / "out")
+        files = {
+            f"--{split}-file": write_rows(machine / split, rows) for split, rows in parts.items()
+        }
+        flags = ["--epochs", 1, "--folds", 2, "--fold", fold, "--output-dir", tmp_path / str(fold)]
+        files = [argument for pair in files.items() for argument in pair]
+        outcome = call("bert_plain.py", "--sample", *files, *flags)
+        assert outcome.returncode == 0, outcome.stderr
+    alone = call("ensemble.py", tmp_path / "0", "--output-dir", tmp_path / "out")
     assert alone.returncode == 2 and "of its 2 folds, 1 are not named" in alone.stderr
-    process = run_script("ensemble.py", tmp_path / "0", tmp_path / "1", "--resamples", 100, "--output-dir", tmp_path / "out")
-    assert process.returncode == 0, process.stderr
+    runs = [tmp_path / "0", tmp_path / "1"]
+    combine(*runs, "--resamples", 100, "--output-dir", tmp_path / "out")
     pool = [row["id"] for row in sample[:90]]
-    ids, scores = ensemble.read_scores(tmp_path / "out" / "dev.scores.jsonl")
+    ids, scores, _ = systems.read_scores(tmp_path / "out" / "dev.scores.jsonl")
     assert ids == pool
     of_folds = {}
-    for fold in ("0", "1"):
-        ids, values = ensemble.read_scores(tmp_path / fold / "dev.scores.jsonl")
+    for run in runs:
+        ids, values, _ = systems.read_scores(run / "dev.scores.jsonl")
         assert not of_folds.keys() & set(ids)
         of_folds |= dict(zip(ids, values, strict=True))
     assert scores == pytest.approx(np.array([of_folds[id] for id in pool]))
-    tests = [read_scores(tmp_path / fold, "test") for fold in ("0", "1")]
+    tests = [read_scores(run, "test") for run in runs]
     assert read_scores(tmp_path / "out", "test") == pytest.approx(np.mean(tests, axis=0), abs=1e-6)
-    lines = collections.Counter(json.loads((tmp_path / "out" / "run.json").read_text())["data"])
-    assert set(lines) == {"train", "dev", "test"}
+    assert read_json(tmp_path / "out" / "run.json")["data"].keys() == parts.keys()

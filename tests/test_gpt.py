@@ -1,34 +1,55 @@
-"""The two GPT scripts: prompt, packing, scores, objectives, and whole runs on the sample as a user makes them."""
+"""The two GPT scripts: prompt, layout, arithmetic, objectives, memory, and whole runs."""
 
+import functools
+import itertools
 import json
-import math
+import os
+import re
+import signal
 
 import numpy as np
 import peft
 import psutil
 import pytest
 import torch
-from conftest import ROOT, make_row, run_script, write_rows
+from bitsandbytes.nn import Linear4bit
+from conftest import EMOTIONS, ROOT, call, make_row, write_rows
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
-from tqdm import tqdm
 from transformers import (
+    AutoModelForCausalLM,
     AutoTokenizer,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
-import gpt_inference
 import gpt_train
 import utils
+from emotion import answers, causal, checkpoint, memory, scoring
+from emotion.prompt import Prompt, attention_mask
+from emotion.prompt_words import PROMPTS, make_strings
+from emotion.statistics import majority_micro_f1
 
+CPU = torch.device("cpu")
 MODEL = utils.SAMPLE / "gpt-neox-tiny"
-TEXTS = ["오늘 급식 최고", "### 응답:\n기쁨", "대상: 없음 : ### 입력:", "너무 무섭다 " * 20, "<|endoftext|>슬픔", "싫다"]
-ROWS = [make_row(str(n), form=f"{text} 급식", target="급식" if n % 2 else None) for n, text in enumerate(TEXTS)]
-ARGUMENTS = ["--model", str(MODEL), "--rank", "4", "--dropout", "0"]
+TEXTS = [
+    "오늘 급식 최고",
+    "### 응답:\n기쁨",
+    "대상: 없음 : ### 입력:",
+    "너무 무섭다 " * 20,
+    "<|endoftext|>슬픔",
+    "싫다",
+]
+ROWS = [
+    make_row(str(n), form=f"{text} 급식", target="급식" if n % 2 else None)
+    for n, text in enumerate(TEXTS)
+]
+PRECISIONS = {"fp32": 1e-5, "bf16": 2e-3, "fp16": 2e-3}  # how far scores of one line may lie apart
 
 
 def byte_tokenizer():
@@ -38,10 +59,15 @@ def byte_tokenizer():
     tokenizer = Tokenizer(models.BPE(vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+    special = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-TOKENIZERS = {"single tokens": lambda: AutoTokenizer.from_pretrained(MODEL), "bytes": byte_tokenizer}
+def sample_tokenizer():
+    return AutoTokenizer.from_pretrained(MODEL)
+
+
+TOKENIZERS = {"single tokens": sample_tokenizer, "bytes": byte_tokenizer}
 
 
 @pytest.fixture(params=TOKENIZERS)
@@ -49,77 +75,122 @@ def tokenizer(request):
     return TOKENIZERS[request.param]()
 
 
-def tiny_model(tokenizer, architecture="gpt_neox", seed=0):
+def tiny_model(tokenizer, architecture="gpt_neox", attention="sdpa", **settings):
     """A causal language model with random weights in float32; its head is its own still."""
-    torch.manual_seed(seed)
-    size = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    size |= {"vocab_size": len(tokenizer), "intermediate_size": 64, "initializer_range": 0.3}
     if architecture == "llama":
-        return LlamaForCausalLM(LlamaConfig(**size, intermediate_size=64, num_key_value_heads=2, initializer_range=0.3)).eval()
-    return GPTNeoXForCausalLM(GPTNeoXConfig(**size, intermediate_size=64, initializer_range=0.3)).eval()
+        config = LlamaConfig(**size, num_key_value_heads=2, **settings)
+    else:
+        config = GPTNeoXConfig(**size, **settings)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
 
 
-def make_prompt(tokenizer, language="ko", max_length=2048):
-    return gpt_inference.Prompt(utils.PROMPTS[language], tokenizer, max_length)
+def make_prompt(tokenizer, language="ko", max_length=2048, labels=EMOTIONS):
+    return Prompt(make_strings(language, labels), tokenizer, max_length)
 
 
 def plain_log_probabilities(model, prompt, suffix):
-    """The log-probability of each answer, one at a time, by whole passes without a cache. With gradients."""
-    asked, answers = prompt.prefix_ids + suffix, []
+    """The log-probability of each answer, one at a time, by whole passes without a cache."""
+    asked, found = prompt.prefix_ids + suffix, []
     for ids in prompt.answer_ids:
         logits = model(input_ids=torch.tensor([asked + ids])).logits[0].float()
         steps = logits.log_softmax(-1)[len(asked) - 1 : -1]
-        answers.append(steps[range(len(ids)), ids].sum())
-    return torch.stack(answers)
+        found.append(steps[range(len(ids)), ids].sum())
+    return torch.stack(found)
 
 
-def scores_of(model, prompt, suffixes, objective="answer", batch_size=4, precision="fp32"):
-    with gpt_inference.evaluating(model, precision), tqdm(disable=True) as bar:
-        cache = gpt_inference.run_prefix(model, prompt)
-        return gpt_inference.score(model, prompt, objective, suffixes, cache, batch_size, bar)
+def scores_of(model, prompt, suffixes, objective="answer", lines=None):
+    model.eval()
+    return causal.score(model, prompt, objective, suffixes, lambda lines: None, lines)
 
 
-def load_adapted(*arguments):
-    """The tiny model of the sample in 4 bits with adapters that are not zero, and its prompt."""
-    args = gpt_train.parser.parse_args([*ARGUMENTS, *arguments])
-    prompt = make_prompt(AutoTokenizer.from_pretrained(MODEL))
+def parse(*arguments):
+    return gpt_train.argument_parser().parse_args(["--rank", "4", "--dropout", "0", *arguments])
+
+
+def load_adapted(*arguments, base=MODEL, precision="fp32"):
+    """A model in 4 bits with adapters that are not zero, and its prompt."""
+    args, prompt = parse(*arguments), make_prompt(sample_tokenizer())
     torch.manual_seed(0)
-    model = gpt_inference.with_answer_head(gpt_inference.load_base(str(MODEL)), prompt.answer_ids)
-    model = gpt_train.add_adapter(model, args)
+    model = causal.load_base(str(base), precision, CPU)
+    model = answers.with_answer_head(model, prompt.answer_ids)
+    model = peft.get_peft_model(model, causal.lora_config(args, model))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.02)
-    return model, prompt, args
+    return model, prompt
+
+
+def gradients_of(model, prompt, labels, objective="answer"):
+    """The gradients of a batch of ROWS in training."""
+    model.train()
+    model.zero_grad()
+    found = causal.answer_log_probabilities(model, prompt.pack(prompt.encode(ROWS)))
+    answers.LOSSES[objective](found, labels).backward()
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
 
 
 # Prompt
 
 
-@pytest.mark.parametrize("language", utils.PROMPTS)
+def test_the_eight_emotions_are_asked_for_in_these_words_and_other_labels_by_themselves():
+    """Which a checkpoint was trained with: a prompt in other words is another model."""
+    assert make_strings("ko", EMOTIONS) == {
+        "prefix": "명령어와 입력을 읽고 알맞은 응답을 쓰세요.\n\n### 명령어:\n"
+        "입력의 글쓴이가 대상에게 보이는 감정을 고르세요: "
+        "기쁨, 기대, 신뢰, 깜짝, 혐오, 공포, 분노, 슬픔. "
+        "감정이 없으면 없음이라고 답하세요.\n\n### 입력:\n",
+        "target": "\n대상: ",
+        "response": "\n\n### 응답:\n",
+        "answers": ["기쁨", "기대", "신뢰", "깜짝", "혐오", "공포", "분노", "슬픔", "없음"],
+    }
+    assert make_strings("en", EMOTIONS) == {
+        "prefix": "Read the instruction and the input, then write the response.\n\n"
+        "### Instruction:\nWhich emotion does the writer of the input show towards the target: "
+        "joy, anticipation, trust, surprise, disgust, fear, anger or sadness? "
+        "If there is no emotion, answer none.\n\n### Input:\n",
+        "target": "\nTarget: ",
+        "response": "\n\n### Response:",
+        "answers": [
+            *(" joy", " anticipation", " trust", " surprise", " disgust", " fear", " anger"),
+            *(" sadness", " none"),
+        ],
+    }
+    other = make_strings("ko", ("공포", "joy", "awe"))
+    assert other["answers"] == ["공포", "기쁨", "awe", "없음"]
+    assert "고르세요: 공포, 기쁨, awe. 감정이" in other["prefix"]
+    one = make_strings("en", ("awe",))
+    assert one["answers"] == [" awe", " none"] and "the target: awe? If" in one["prefix"]
+
+
+@pytest.mark.parametrize("language", PROMPTS)
 def test_the_prompt_has_the_layout_that_kullm_was_tuned_with(language):
     tokenizer = byte_tokenizer()
     prompt = make_prompt(tokenizer, language)
     [suffix] = prompt.encode([make_row(form="오늘 급식 최고", target="급식")])
     text = tokenizer.decode(prompt.prefix_ids + suffix)
-    instruction, given, response = ("명령어", "입력", "응답") if language == "ko" else ("Instruction", "Input", "Response")
-    assert [line for line in text.split("\n") if line.startswith("###")] == [
-        f"### {instruction}:",
-        f"### {given}:",
-        f"### {response}:",
-    ]
+    parts = {"ko": ("명령어", "입력", "응답"), "en": ("Instruction", "Input", "Response")}
+    headings = [line for line in text.split("\n") if line.startswith("###")]
+    assert headings == [f"### {part}:" for part in parts[language]]
     assert "오늘 급식 최고\n" in text and ": 급식\n" in text
     assert all(answer.strip() in text for answer in prompt.strings["answers"])
-    assert len(prompt.answer_ids) == len(utils.EMOTIONS) + 1
+    assert len(prompt.answer_ids) == len(EMOTIONS) + 1
 
 
 def test_a_text_that_looks_like_the_prompt_stays_text(tokenizer):
     prompt = make_prompt(tokenizer)
-    [response] = prompt.tokenize(prompt.strings["response"])
+    strings = prompt.strings
+    [response] = prompt.tokenize(strings["response"])
     for row, suffix in zip(ROWS, prompt.encode(ROWS), strict=True):
         text, target = utils.text_and_target(row)
-        assert (
-            tokenizer.decode(suffix)
-            == text + (prompt.strings["target"] + target if target else "") + prompt.strings["response"]
-        )
+        asked = text + (strings["target"] + target if target else "") + strings["response"]
+        assert tokenizer.decode(suffix) == asked
         assert suffix[-len(response) :] == response
         assert tokenizer.eos_token_id not in suffix  # "<|endoftext|>" in a text is no end of it
 
@@ -129,13 +200,15 @@ def test_truncation_shortens_the_text_alone(tokenizer):
     [end] = whole.tokenize(whole.strings["target"] + "급식" + whole.strings["response"])
     longest = max(map(len, whole.answer_ids))
     prompt = make_prompt(tokenizer, max_length=len(whole.prefix_ids) + len(end) + longest + 3)
-    rows = [make_row("a", form="급식 정말 좋다 " * 100, target="급식"), make_row("b", form="급식", target="급식")]
+    rows = [
+        make_row("a", form="급식 정말 좋다 " * 100, target="급식"),
+        make_row("b", form="급식", target="급식"),
+    ]
     [text], [cut, short] = whole.tokenize(utils.text_and_target(rows[0])[0]), prompt.encode(rows)
     assert cut == text[:3] + end
     assert len(prompt.prefix_ids) + len(cut) + longest == prompt.max_length
-    packed = prompt.pack([cut, short])
-    first = packed["logits_to_keep"][0, 0]
-    assert first == len(prompt.prefix_ids) + len(cut) - 1  # the last token of the prompt foretells the answer
+    first = prompt.pack([cut, short])["logits_to_keep"][0, 0]
+    assert first == len(prompt.prefix_ids) + len(cut) - 1  # foretells the answer
     with pytest.raises(utils.InputError, match="--max-length 20: the prompt alone takes"):
         make_prompt(tokenizer, max_length=20)
     with pytest.raises(utils.InputError, match=r"'c': input\.target\.form"):
@@ -143,16 +216,87 @@ def test_truncation_shortens_the_text_alone(tokenizer):
 
 
 def test_answers_that_the_tokenizer_cannot_tell_apart_are_refused():
-    tokenizer = byte_tokenizer()
-    strings = utils.PROMPTS["ko"] | {"answers": ("기", "기쁨")}
+    strings = make_strings("ko", EMOTIONS) | {"answers": ["기", "기쁨"]}
     with pytest.raises(utils.InputError, match="cannot tell the answers '기' and '기쁨' apart"):
-        gpt_inference.Prompt(strings, tokenizer, 512)
+        Prompt(strings, byte_tokenizer(), 512)
 
 
 def test_the_answers_are_single_tokens_of_the_sample_and_begin_alike_in_bytes():
-    assert [len(ids) for ids in make_prompt(AutoTokenizer.from_pretrained(MODEL)).answer_ids] == [1] * 9
+    assert [len(ids) for ids in make_prompt(sample_tokenizer()).answer_ids] == [1] * 9
     beginnings = [ids[0] for ids in make_prompt(byte_tokenizer()).answer_ids]
     assert len(set(beginnings)) < len(beginnings)
+
+
+# Layout
+
+
+@given(
+    st.integers(1, 8).flatmap(
+        lambda length: st.lists(
+            st.lists(
+                st.tuples(st.integers(-1, 2), st.integers(-1, 1)), min_size=length, max_size=length
+            ),
+            min_size=1,
+            max_size=2,
+        )
+    ),
+    st.integers(0, 3),
+)
+def test_the_mask_hides_later_tokens_and_those_of_other_lines_and_answers(rows, prefix):
+    line, branch = torch.tensor(rows).unbind(-1)
+    mask = attention_mask(line, branch, prefix)
+    assert mask.dtype == torch.float32
+    assert mask.shape == (len(rows), 1, len(rows[0]), prefix + len(rows[0]))
+    assert (mask[..., :prefix] == 0).all()
+    for row, (query, key) in itertools.product(
+        range(len(rows)), itertools.product(range(len(rows[0])), repeat=2)
+    ):
+        (line, branch), (of_line, of_branch) = rows[row][query], rows[row][key]
+        sees = key <= query and of_line in (-1, line) and of_branch in (-1, branch)
+        added = mask[row, 0, query, prefix + key]
+        assert added == (0 if sees else torch.finfo(torch.float32).min)
+
+
+def test_the_mask_is_made_on_the_device_of_the_batch():
+    line = torch.zeros((2, 5), dtype=torch.long, device="meta")  # no number can leave it
+    assert attention_mask(line, line, 3).device.type == "meta"
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "llama"])
+def test_eager_and_fused_attention_give_the_same(tokenizer, architecture):
+    prompt, found = make_prompt(tokenizer), []
+    suffixes = prompt.encode(ROWS)
+    for attention in ("eager", "sdpa"):
+        model = tiny_model(tokenizer, architecture, attention)
+        answers.with_answer_head(model, prompt.answer_ids)
+        with torch.inference_mode():
+            packed = causal.answer_log_probabilities(model, prompt.pack(suffixes))
+        found.append((packed, scores_of(model, prompt, suffixes)))
+    (packed, scores), (others, other_scores) = found
+    assert torch.allclose(packed, others, atol=1e-4)
+    assert scores == pytest.approx(other_scores, abs=1e-5)
+
+
+@given(
+    st.lists(st.integers(1, 600), min_size=1, max_size=60),
+    st.none() | st.integers(1, 20),
+    st.sampled_from([256, scoring.TOKENS]),
+    st.sampled_from([0, 0.25]),
+)
+def test_batches_to_score_hold_each_line_once_and_as_many_as_fit(lengths, lines, tokens, padding):
+    batches = scoring.batches_to_score(lengths, lines, tokens, padding)
+    order = list(itertools.chain(*batches))
+    assert sorted(order) == list(range(len(lengths)))
+    in_order = [lengths[index] for index in order]
+    assert in_order == sorted(lengths, reverse=True)
+    for batch, after in itertools.zip_longest(batches, batches[1:]):
+        longest = lengths[batch[0]]
+        shortest = (1 - padding) * longest
+        most = lines or max(1, tokens // longest)
+        assert 1 <= len(batch) <= most
+        assert lengths[batch[-1]] >= shortest
+        if after and len(batch) < most:  # ended early rather than pad by more
+            assert lengths[after[0]] < shortest
 
 
 # Scores
@@ -160,26 +304,28 @@ def test_the_answers_are_single_tokens_of_the_sample_and_begin_alike_in_bytes():
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "llama"])
 def test_packed_scores_are_those_of_one_line_at_a_time(tokenizer, architecture):
-    """Float32: the order, the size and the padding of a batch leave no trace, nor does the shared beginning's cache."""
+    """Float32: order, size and padding of a batch leave no trace, nor does the shared beginning."""
     model, prompt = tiny_model(tokenizer, architecture), make_prompt(tokenizer)
     suffixes = prompt.encode(ROWS)
     with torch.no_grad():
-        plain = torch.stack([plain_log_probabilities(model, prompt, suffix) for suffix in suffixes])
-    gpt_inference.with_answer_head(model, prompt.answer_ids)
+        plain = torch.stack([plain_log_probabilities(model, prompt, each) for each in suffixes])
+    answers.with_answer_head(model, prompt.answer_ids)
+    model.train()  # no dropout here; the head normalises over the vocabulary
     with torch.no_grad():
-        uncached = model(**prompt.pack(suffixes)).logits
-    assert (uncached - plain).abs().max() < 1e-4  # sums of up to nine logarithms of about -6
-    for objective in gpt_train.LOSSES:
-        expected = gpt_inference.to_scores(plain.double(), objective).numpy()
+        packed = causal.answer_log_probabilities(model, prompt.pack(suffixes))
+    assert (packed - plain).abs().max() < 1e-4  # sums of up to nine logarithms of about -6
+    for objective in answers.LOSSES:
+        expected = answers.to_scores(plain.double(), objective).numpy()
         assert expected.std() > 0.02
-        for batch_size in (1, 4, 100):
-            assert scores_of(model, prompt, suffixes, objective, batch_size) == pytest.approx(expected, abs=1e-5)
+        for lines in (1, 4, None):
+            scores = scores_of(model, prompt, suffixes, objective, lines)
+            assert scores == pytest.approx(expected, abs=1e-5)
         backwards = scores_of(model, prompt, suffixes[::-1], objective)
         assert backwards[::-1] == pytest.approx(expected, abs=1e-5)
 
 
 def test_packed_scores_are_those_of_a_left_padded_batch():
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer = sample_tokenizer()
     model, prompt = tiny_model(tokenizer), make_prompt(tokenizer)
     lines = [prompt.prefix_ids + suffix for suffix in prompt.encode(ROWS)]
     tokenizer.padding_side = "left"
@@ -187,116 +333,203 @@ def test_packed_scores_are_those_of_a_left_padded_batch():
     positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
         last = model(**inputs, position_ids=positions, logits_to_keep=1).logits[:, 0]
-    answers = [ids[0] for ids in prompt.answer_ids[:-1]]
-    gpt_inference.with_answer_head(model, prompt.answer_ids)
+    tokens = [ids[0] for ids in prompt.answer_ids[:-1]]
+    answers.with_answer_head(model, prompt.answer_ids)
     packed = scores_of(model, prompt, prompt.encode(ROWS))
-    assert packed == pytest.approx(last[:, answers].softmax(-1).numpy(), abs=1e-5)
+    assert packed == pytest.approx(last[:, tokens].softmax(-1).numpy(), abs=1e-5)
 
 
-def test_scores_in_4_bits_do_not_depend_on_the_batch():
-    model, prompt, _ = load_adapted()
-    suffixes = prompt.encode(ROWS)
-    alone = np.concatenate([scores_of(model, prompt, [suffix]) for suffix in suffixes])
-    assert scores_of(model, prompt, suffixes, batch_size=6) == pytest.approx(alone, abs=1e-5)
-    assert scores_of(model, prompt, suffixes, batch_size=6, precision="bf16") == pytest.approx(alone, abs=0.1)
+# One arithmetic
 
 
-def test_evaluation_leaves_the_model_as_it_was_and_trainable():
-    """bitsandbytes repacks weights in evaluation where the CPU has AVX512-BF16, and then gives no gradients."""
-    model, prompt, _ = load_adapted()
-    before = {name: (parameter.dtype, parameter.clone()) for name, parameter in model.named_parameters()}
-    model.train()
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A model of another architecture, its head tied to its embeddings."""
+    directory = tmp_path_factory.mktemp("llama")
+    model = tiny_model(sample_tokenizer(), "llama", tie_word_embeddings=True)
+    model.to(torch.bfloat16).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("architecture", ["gpt_neox", "llama"])
+def test_all_but_products_in_4_bits_is_computed_in_float32(llama, architecture, precision):
+    base = llama if architecture == "llama" else MODEL
+    model, prompt = load_adapted(base=base, precision=precision)
+    seen, decoder = set(), model.get_base_model().base_model
+
+    def look(module, inputs, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        seen.add((type(module).__name__, hidden.dtype))
+
+    for module in decoder.modules():
+        is_layer = type(module).__name__.endswith(("DecoderLayer", "NeoXLayer", "Norm"))
+        if is_layer or isinstance(module, nn.Embedding):
+            module.register_forward_hook(look)
+    gradients_of(model, prompt, LABELS.float())
     scores_of(model, prompt, prompt.encode(ROWS))
-    assert model.training
+    assert len(seen) == 3 and {dtype for _, dtype in seen} == {torch.float32}
+    in_4_bits, stored = set(), {id(model.get_input_embeddings().weight)}
+    stored.add(id(model.get_output_embeddings().weight))
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            assert module.compute_dtype == scoring.DTYPES[precision]
+            in_4_bits |= {id(module.weight), id(module.bias)}
     for name, parameter in model.named_parameters():
-        assert parameter.dtype == before[name][0] and torch.equal(parameter, before[name][1])
-    gpt_train.answer_loss(model(**prompt.pack(prompt.encode(ROWS))).logits, torch.eye(8)[: len(ROWS)]).backward()
-    assert all(parameter.grad.abs().sum() > 0 for name, parameter in model.named_parameters() if "lora_A" in name)
+        if id(parameter) not in in_4_bits:
+            kept = torch.bfloat16 if id(parameter) in stored else torch.float32
+            assert parameter.dtype == kept, name
+
+
+@pytest.mark.parametrize(("precision", "far"), PRECISIONS.items())
+@pytest.mark.parametrize("architecture", ["gpt_neox", "llama"])
+def test_scores_do_not_depend_on_the_batch_nor_on_who_asks(
+    llama, architecture, precision, far, tmp_path
+):
+    """One line at a time, in batches, as packed in training, and by a checkpoint read back."""
+    base = llama if architecture == "llama" else MODEL
+    model, prompt = load_adapted(base=base, precision=precision)
+    rows = ROWS + utils.read_corpus(utils.SAMPLE / "dev.jsonl")[:12]
+    suffixes = prompt.encode(rows)
+    alone = scores_of(model, prompt, suffixes, lines=1)
+    assert alone.std() > 0.02
+    for lines in (16, None):
+        assert abs(scores_of(model, prompt, suffixes, lines=lines) - alone).max() <= far
+    model.train()
+    packed = causal.answer_log_probabilities(model, prompt.pack(suffixes)).detach()
+    assert abs(answers.to_scores(packed.double(), "answer").numpy() - alone).max() <= far
+    model.save_pretrained(tmp_path)
+    prompt.tokenizer.save_pretrained(tmp_path)
+    prompt.save(tmp_path, "answer", EMOTIONS, model.config)
+    found, named = checkpoint.check_adapter(tmp_path, 0.5)
+    assert named == str(base) and found.labels == list(EMOTIONS)
+    again, prompt_again = causal.load_checkpoint(tmp_path, named, found, precision, CPU)
+    assert prompt_again.encode(rows) == suffixes
+    assert abs(scores_of(again, prompt_again, suffixes) - alone).max() <= far
+
+
+def test_evaluation_leaves_the_weights_as_they_were_and_trainable():
+    """bitsandbytes repacks them on a CPU with AVX512-BF16, and then gives no gradients."""
+    model, prompt = load_adapted(precision="bf16")
+    before = gradients_of(model, prompt, LABELS.float())
+    weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    scores_of(model, prompt, prompt.encode(ROWS))
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, weights[name]), name
+    after = gradients_of(model, prompt, LABELS.float())
+    assert all(torch.equal(gradient, after[name]) for name, gradient in before.items())
+    assert all(after[name].abs().sum() > 0 for name in after) and len(after) == 2 * 4
 
 
 # Training
 
 
-def test_what_is_frozen_stays_in_its_type_and_what_is_trained_is_the_adapter():
-    model, _, args = load_adapted()
-    assert model.get_base_model().is_activation_checkpointing
+def adapted_layers(model):
+    names = [name for name, _ in model.named_parameters() if "lora_" in name]
+    return {name.rpartition(".lora_")[0].rpartition(".")[2] for name in names}
+
+
+def test_what_is_trained_is_the_adapter_of_queries_keys_and_values():
+    model, _ = load_adapted()
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == ("lora_" in name)
-        assert parameter.dtype in ((torch.float32,) if parameter.requires_grad else (torch.bfloat16, torch.uint8)), name
-    adapted = {name.rpartition(".lora_")[0].rpartition(".")[2] for name, _ in model.named_parameters() if "lora_" in name}
-    assert adapted == {"query_key_value"}
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert trainable == 4 * args.rank * (128 + 3 * 128)
+        assert parameter.dtype == torch.float32 or not parameter.requires_grad
+    assert adapted_layers(model) == {"query_key_value"}
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == 4 * 4 * (128 + 3 * 128)  # layers, rank, in and out
 
 
 def test_target_modules_follow_the_architecture():
-    assert gpt_train.attention_projections(tiny_model(byte_tokenizer(), "llama")) == ["k_proj", "q_proj", "v_proj"]
-    with pytest.raises(utils.InputError, match="--target-modules"):
-        gpt_train.attention_projections(nn.ModuleDict({"mixer": nn.Linear(2, 2)}))
-    model, _, _ = load_adapted("--target-modules", "all-linear")
-    adapted = {name.rpartition(".lora_")[0].rpartition(".")[2] for name, _ in model.named_parameters() if "lora_" in name}
-    assert adapted == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
+    model = tiny_model(byte_tokenizer(), "llama")
+    assert causal.lora_config(parse(), model).target_modules == {"k_proj", "q_proj", "v_proj"}
+    with pytest.raises(utils.InputError, match="--target-modules: say which of mixer to adapt"):
+        causal.lora_config(parse(), nn.ModuleDict({"mixer": nn.Linear(2, 2)}))
+    model, _ = load_adapted("--target-modules", "all-linear")
+    dense = {"dense", "dense_h_to_4h", "dense_4h_to_h"}
+    assert adapted_layers(model) == {"query_key_value"} | dense
 
 
-LABELS = torch.tensor([[1, 0, 0, 0, 0, 0, 0, 0], [0] * 8, [1, 0, 0, 1, 0, 0, 0, 1], [0, 0, 0, 0, 0, 1, 1, 0], [0] * 8, [1] * 8])
+LABELS = torch.tensor(
+    [
+        [1, 0, 0, 0, 0, 0, 0, 0],
+        [0] * 8,
+        [1, 0, 0, 1, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0, 1, 1, 0],
+        [0] * 8,
+        [1] * 8,
+    ]
+)
 
 
-@pytest.mark.parametrize("objective", gpt_train.LOSSES)
+def plain_loss(log_probabilities, present, objective):
+    """The loss of one line, spelt out."""
+    if objective == "answer":
+        wanted = [index for index in range(8) if present[index]] or [8]
+        return sum(-log_probabilities[index] / len(wanted) for index in wanted)
+    middle = sum(log_probabilities) / 9
+    logits = [log_probabilities[index] - middle - 1.7 for index in range(8)]
+    probabilities = [1 / (1 + torch.exp(-logit)) for logit in logits]
+    pairs = zip(probabilities, present, strict=True)
+    return -sum((p if y else 1 - p).log() for p, y in pairs) / 8
+
+
+@pytest.mark.parametrize("objective", answers.LOSSES)
 def test_the_gradients_are_those_of_a_plain_reference(tokenizer, objective):
-    """One line at a time, full logits, the loss spelt out; against the packed batch through the answers' head."""
-    prompt, labels = make_prompt(tokenizer), LABELS.float()
-    suffixes = prompt.encode(ROWS)
-    model = tiny_model(tokenizer)
+    """One line at a time with full logits, against the packed batch through the answers' head."""
+    prompt, model = make_prompt(tokenizer), tiny_model(tokenizer)
     losses = []
-    for suffix, present in zip(suffixes, labels, strict=True):
+    for suffix, present in zip(prompt.encode(ROWS), LABELS, strict=True):
         log_probabilities = plain_log_probabilities(model, prompt, suffix)
-        if objective == "answer":
-            wanted = [index for index in range(8) if present[index]] or [8]
-            losses.append(sum(-log_probabilities[index] / len(wanted) for index in wanted))
-        else:
-            middle = sum(log_probabilities) / 9
-            probabilities = [1 / (1 + torch.exp(1.7 + middle - log_probabilities[index])) for index in range(8)]
-            losses.append(-sum((p if y else 1 - p).log() for p, y in zip(probabilities, present, strict=True)) / 8)
-    expected = sum(losses) / len(losses)
-    expected.backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    model.zero_grad()
-    gpt_inference.with_answer_head(model, prompt.answer_ids)
-    loss = gpt_train.LOSSES[objective](model(**prompt.pack(suffixes)).logits, labels)
-    loss.backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    for name, parameter in model.named_parameters():
-        assert (parameter.grad - gradients[name]).abs().max() < 1e-5 * max(1, gradients[name].abs().max()), name
+        losses.append(plain_loss(log_probabilities, present, objective))
+    (sum(losses) / len(losses)).backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    answers.with_answer_head(model, prompt.answer_ids)
+    gradients = gradients_of(model, prompt, LABELS.float(), objective)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        bound = 1e-5 * max(1, expected[name].abs().max())
+        assert (gradient - expected[name]).abs().max() < bound, name
 
 
 def test_no_tensor_over_vocabulary_and_sequence_is_made():
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer = sample_tokenizer()
     model, prompt = tiny_model(tokenizer), make_prompt(tokenizer)
-    gpt_inference.with_answer_head(model, prompt.answer_ids)
+    answers.with_answer_head(model, prompt.answer_ids)
     sizes = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append((inputs[0].shape, output.shape)))
-    model(**prompt.pack(prompt.encode(ROWS)))
+    model.lm_head.register_forward_hook(
+        lambda module, inputs, output: sizes.append((inputs[0].shape, output.shape))
+    )
+    gradients_of(model, prompt, LABELS.float())
     assert sizes == [((1, len(ROWS), 32), (len(ROWS), 9))]
 
 
-def test_an_adapter_saved_and_loaded_gives_the_same_scores(tmp_path):
-    model, prompt, _ = load_adapted()
-    suffixes = prompt.encode(ROWS)
-    model.save_pretrained(tmp_path)
-    prompt.tokenizer.save_pretrained(tmp_path)
-    prompt.save(tmp_path, "multilabel", model.config)
-    again, prompt_again, objective = gpt_inference.load_checkpoint(tmp_path, str(MODEL))
-    assert objective == "multilabel" and prompt_again.encode(ROWS) == suffixes
-    assert scores_of(again, prompt_again, suffixes) == pytest.approx(scores_of(model, prompt, suffixes), abs=1e-6)
-    assert peft.PeftConfig.from_pretrained(tmp_path).base_model_name_or_path == str(MODEL)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_are_the_same_with_activations_computed_again(precision):
+    model, prompt = load_adapted("--dropout", "0.3", precision=precision)
+    gradients = []
+    for again in (False, True):
+        if again:
+            model.activation_checkpointing_enable()
+        torch.manual_seed(1)
+        gradients.append(gradients_of(model, prompt, LABELS.float()))
+    assert len(gradients[0]) == len(gradients[1]) == 2 * 4
+    for name, gradient in gradients[0].items():
+        assert gradient.abs().sum() > 0 and torch.equal(gradient, gradients[1][name]), name
 
 
 # Memory
 
 
+def estimate(name=MODEL, precision="fp32", max_length=512, **changes):
+    args = parse()
+    vars(args).update(changes)
+    adapter = functools.partial(causal.lora_config, args)
+    return memory.estimate(str(name), adapter, max_length, precision)
+
+
 def test_the_estimate_counts_what_the_model_holds():
-    model, _, args = load_adapted()
-    held, _ = gpt_train.estimate_memory(args)
+    model, _ = load_adapted()
+    held = estimate().held
     stored = trained = frozen = 0
     for parameter in model.parameters():
         if parameter.dtype == torch.uint8:
@@ -308,136 +541,295 @@ def test_the_estimate_counts_what_the_model_holds():
             frozen += parameter.nbytes
     assert held["weights in 4 bits"] == pytest.approx(stored, rel=0.01)
     assert held["embeddings, head, norms, biases"] == frozen
-    assert held["adapter and its gradients"] == 2 * trained
+    assert held["adapter, its gradients, optimiser state"] == 4 * trained
 
 
-def test_what_cannot_fit_is_refused_with_advice_before_the_model_is_loaded(monkeypatch):
-    prompt = make_prompt(AutoTokenizer.from_pretrained(MODEL))
-    train = [{"input_ids": [5] * 100}] * 64
-    args = gpt_train.parser.parse_args([*ARGUMENTS, "--batch-size", "64"])
-    table, advice = gpt_train.check_memory(args, prompt, train)
-    assert advice is None and "in all" in table and "a GPU of 24 GB: --batch-size up to 128" in table
-    need = sum(float(line.split()[-1].replace(",", "")) for line in table.splitlines() if line.startswith("  in all")) * 2**20
-    memory = psutil.virtual_memory()
-    for share, told in ((0.5, "take --batch-size"), (0.01, "take a smaller --model")):
-        free = memory._replace(available=need * share)
-        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: free)
-        assert told in gpt_train.check_memory(args, prompt, train)[1]
+def kept_by(need, tokens):
+    return need.training(tokens, False)["activations of every layer, kept"]
 
 
-def test_estimate_prints_a_table_and_writes_nothing(tmp_path):
-    process = run_script("gpt_train.py", "--sample", "--estimate", "--output-dir", tmp_path / "out")
-    assert process.returncode == 0 and process.stderr == ""
-    for told in ("weights in 4 bits", "optimiser state", "in all", "free on cpu", "a GPU of 12 GB"):
-        assert told in process.stdout
-    assert not (tmp_path / "out").exists()
+def test_the_estimate_counts_what_a_pass_keeps():
+    model, prompt = load_adapted()
+    need = estimate()
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    model.train()
+    batch = prompt.pack(prompt.encode(utils.read_corpus(utils.SAMPLE / "dev.jsonl")[:16]))
+    tokens = batch["input_ids"].numel()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        causal.answer_log_probabilities(model, batch)
+    mask = 4 * tokens**2  # of a model of a real size a small part
+    assert kept_by(need, tokens) == pytest.approx(
+        sum(storage.nbytes() for storage in kept.values()) - mask, rel=0.15
+    )
+
+
+def test_the_estimate_grows_with_tokens_layers_and_the_adapter(tmp_path):
+    need = estimate()
+    assert kept_by(need, 2000) == 2 * kept_by(need, 1000)
+    again = need.training(1000, True)["inputs of every layer, kept"]
+    assert again == 1000 * 4 * 4 * 128 < kept_by(need, 1000) / 5  # layers, bytes, hidden size
+    assert sum(need.training(1000, True).values()) < sum(need.training(1000, False).values())
+    assert need.scoring(2000) > need.scoring(1000) > need.scoring(0) > 0
+    assert kept_by(estimate(rank=64), 1000) > kept_by(need, 1000)
+    trained = "adapter, its gradients, optimiser state"
+    assert estimate(rank=64).held[trained] == 16 * need.held[trained]
+    config = GPTNeoXConfig.from_pretrained(MODEL)
+    config.num_hidden_layers = 8
+    config.save_pretrained(tmp_path)
+    deeper = estimate(tmp_path)
+    assert kept_by(deeper, 1000) == pytest.approx(2 * kept_by(need, 1000), rel=0.1)
+    assert deeper.held[trained] == 2 * need.held[trained]
+    with pytest.raises(utils.InputError, match=r"--max-length 4096: .* takes 2048 tokens"):
+        estimate(max_length=4096)
+    with pytest.raises(utils.InputError, match=r"--target-modules mixer: .* has no such"):
+        estimate(target_modules=["mixer"])
+
+
+@pytest.fixture
+def leave_free(monkeypatch):
+    """A function that lets so many bytes of memory be free."""
+
+    def leave(free):
+        memory = psutil.virtual_memory()._replace(available=free)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+
+    return leave
+
+
+def test_a_plan_says_what_fits(leave_free):
+    need, lengths = estimate(), [100] * 64
+    plan = functools.partial(memory.plan, need, lengths, 50, 64, 1, 0)
+    assert memory.longest_batch(lengths, 50, 64, 1, 0) == 6450
+    held = sum(need.held.values())
+    kept, again = (held + sum(need.training(6450, each).values()) for each in (False, True))
+    for free, computes_again, advice in (
+        (kept, False, None),
+        (kept - 1, True, None),
+        (again, True, None),
+        (again - 1, True, "take --batch-size 32"),
+        (held, True, "take a smaller --model or a larger device"),
+    ):
+        leave_free(free)
+        found = plan()
+        assert found.again == computes_again
+        assert (found.advice is None) if advice is None else found.advice.endswith(advice)
+        assert f"activations are {'computed again' if computes_again else 'kept'}" in found.table
+        fits = held + need.scoring(found.tokens_to_score) <= free
+        assert fits or found.tokens_to_score == 256
+        assert found.tokens_to_score <= scoring.TOKENS
+    for told in ("weights in 4 bits", "in all", "free on cpu"):
+        assert re.search(rf"^  {told} +[\d,.]+$", found.table, re.MULTILINE)
+    assert "a GPU of 24 GB: --batch-size up to 128, up to 128 with" in found.table
 
 
 def test_the_longest_batch_is_one_of_random_batches():
     lengths = np.arange(1, 101)
-    assert gpt_train.longest_batch(lengths, 7, 100, 3, 0) == 7 + lengths.sum()
-    assert gpt_train.longest_batch(lengths, 0, 1, 1, 0) == 100
-    assert lengths[-10:].sum() >= gpt_train.longest_batch(lengths, 0, 10, 2, 0) > 10 * lengths.mean()
+    assert memory.longest_batch(lengths, 7, 100, 3, 0) == 7 + lengths.sum()
+    assert memory.longest_batch(lengths, 0, 1, 1, 0) == 100
+    tenth = memory.longest_batch(lengths, 0, 10, 2, 0)
+    assert lengths[-10:].sum() >= tenth > 10 * lengths.mean()
 
 
 # Whole runs
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Arguments of a run of an epoch on a few lines of the sample."""
+    root = tmp_path_factory.mktemp("small")
+    rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")
+    train = write_rows(root / "train.jsonl", rows[:48])
+    dev = write_rows(root / "dev.jsonl", rows[48:72])
+    files = ["--train-file", train, "--dev-file", dev]
+    return ["--model", MODEL, *files, "--epochs", 1, "--lr", "1e-3", "--precision", "fp32"]
+
+
 def read_scores(directory, split):
-    lines = [json.loads(line) for line in (directory / f"{split}.scores.jsonl").read_text().splitlines()]
-    return [line["id"] for line in lines], np.array([[line["scores"][name] for name in utils.EMOTIONS] for line in lines])
+    text = (directory / f"{split}.scores.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    scores = [[line["scores"][name] for name in EMOTIONS] for line in lines]
+    return [line["id"] for line in lines], np.array(scores)
 
 
-def test_a_sample_run_trains_and_is_predicted_with(tmp_path):
-    process = run_script("gpt_train.py", "--sample", cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def train(*arguments, code=0):
+    outcome = call("gpt_train.py", *arguments)
+    assert outcome.returncode == code, outcome.stderr
+    assert outcome.stderr.count("\n") == (code != 0), outcome.stderr
+    return outcome
+
+
+def test_a_sample_run_trains_and_is_predicted_with(gpt_run, tmp_path):
+    run, process = gpt_run
     assert process.stderr == ""
-    run = tmp_path / "outputs" / "gpt_train"
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = read_json(run / "metrics.json")
     dev = utils.read_corpus(utils.SAMPLE / "dev.jsonl", labelled=True)
-    baseline, _ = utils.majority_micro_f1(utils.encode_labels(dev))
+    baseline, _ = majority_micro_f1(utils.encode_labels(dev, EMOTIONS))
     assert metrics["dev"]["micro_f1"] > baseline + 0.10
     assert "test" not in metrics
-    assert {"adapter_model.safetensors", "adapter_config.json", "prompt.json", "decision.json", "tokenizer.json"} <= {
-        file.name for file in (run / "best").iterdir()
-    }
-    assert (
-        "«" in process.stdout
-        and "in 4 bits, frozen" in process.stdout
-        and "gpt_inference.py --model-ckpt-path" in process.stdout
-    )
+    wanted = {"adapter_model.safetensors", "adapter_config.json", "prompt.json", "decision.json"}
+    assert wanted | {"tokenizer.json"} <= {file.name for file in (run / "best").iterdir()}
+    assert not (run / "checkpoints").exists()
+    settings = read_json(run / "best" / "prompt.json")
+    assert settings["labels"] == list(EMOTIONS) and settings["objective"] == "answer"
+    assert settings["strings"] == make_strings("ko", EMOTIONS)
+    assert "«" in process.stdout and "in 4 bits, frozen" in process.stdout
+    assert f"gpt_inference.py --model-ckpt-path {run / 'best'}" in process.stdout
 
-    process = run_script("gpt_inference.py", "--sample", "--batch-size", 5, cwd=tmp_path)
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == ""
+    outcome = call("gpt_inference.py", "--sample", cwd=tmp_path)
+    assert outcome.returncode == 2
+    assert "outputs/gpt_train/best: there is no such checkpoint" in outcome.stderr
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "gpt_train").symlink_to(run)  # relative to where the user is
+    outcome = call("gpt_inference.py", "--sample", cwd=tmp_path)
+    assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+    assert "at 0.5" in outcome.stdout
     predicted = tmp_path / "outputs" / "gpt_inference"
-    assert json.loads((predicted / "metrics.json").read_text()) == metrics
+    found = read_json(predicted / "metrics.json")["dev"]["micro_f1"]
+    assert found == pytest.approx(metrics["dev"]["micro_f1"], abs=0.01)
+    threshold = read_json(run / "best" / "decision.json")["threshold"]
     for split in ("dev", "test"):
         rows = utils.read_corpus(utils.SAMPLE / f"{split}.jsonl")
         ids, scores = read_scores(predicted, split)
         assert ids == [row["id"] for row in rows]
-        assert scores == pytest.approx(read_scores(run, split)[1], abs=1e-3)
+        assert abs(scores - read_scores(run, split)[1]).max() <= 2e-3
         assert scores.sum(1) == pytest.approx(1, abs=1e-5)
-        threshold = json.loads((run / "best" / "decision.json").read_text())["threshold"]
         predictions = utils.read_corpus(predicted / f"{split}.jsonl", labelled=True)
-        assert [(p["id"], p["input"]) for p in predictions] == [(row["id"], row["input"]) for row in rows]
-        assert (utils.encode_labels(predictions) == (scores >= threshold)).all()
-    assert "at 0.5" in process.stdout
+        kept = [(row["id"], row["input"]) for row in predictions]
+        assert kept == [(row["id"], row["input"]) for row in rows]
+        assert (utils.encode_labels(predictions, EMOTIONS) == (scores >= threshold)).all()
 
 
 def test_multilabel_english_and_windows(tmp_path, monkeypatch):
-    """Another objective and language end to end; prediction in windows smaller than the file keeps the order."""
-    rows = [
-        make_row(str(n), form=f"line {n} " + "so good " * (n % 7), target=None, labels=("joy",) * (n % 2)) for n in range(24)
-    ]
+    """Another objective, language and labels; windows smaller than the file keep its order."""
+    rows = []
+    for number in range(24):
+        row = make_row(str(number), f"line {number} " + "so good " * (number % 7), target=None)
+        rows.append(row | {"output": {"awe": number % 2 == 1, "joy": "False"}})
     file = write_rows(tmp_path / "rows.jsonl", rows)
+    options = ["--objective", "multilabel", "--language", "en", "--max-length", 320]
+    options += ["--epochs", 1, "--threshold", 0.3, "--precision", "fp32"]
+    run, again = tmp_path / "run", tmp_path / "again"
     files = ["--train-file", file, "--dev-file", file]
-    options = ["--objective", "multilabel", "--language", "en", "--max-length", 320, "--epochs", 1, "--threshold", 0.3]
-    process = run_script("gpt_train.py", "--model", MODEL, *files, *options, "--output-dir", tmp_path / "run")
-    assert process.returncode == 0, process.stderr
-    best = tmp_path / "run" / "best"
-    settings = json.loads((best / "prompt.json").read_text())
+    train("--model", MODEL, *files, *options, "--output-dir", run)
+    settings = read_json(run / "best" / "prompt.json")
     assert settings["objective"] == "multilabel" and settings["max_length"] == 320
-    assert settings["strings"]["answers"] == list(utils.PROMPTS["en"]["answers"])
-    assert json.loads((best / "decision.json").read_text())["threshold"] == 0.3
-    ids, scores = read_scores(tmp_path / "run", "dev")
-    assert not math.isclose(scores[0].sum(), 1, abs_tol=1e-3)
-    model, prompt, objective = gpt_inference.load_checkpoint(best, str(MODEL))
+    assert settings["labels"] == ["awe", "joy"]
+    assert settings["strings"]["answers"] == [" awe", " joy", " none"]
+    assert read_json(run / "best" / "decision.json")["threshold"] == 0.3
     monkeypatch.setattr(utils, "WINDOW", 7)
-    with gpt_inference.evaluating(model):
-        cache = gpt_inference.run_prefix(model, prompt)
-        chunks = list(gpt_inference.score_file(file, 24, model, prompt, objective, cache, 4))
-    assert [len(window) for window, _ in chunks] == [7, 7, 7, 3]
-    assert [row["id"] for window, _ in chunks for row in window] == ids
-    assert np.concatenate([values for _, values in chunks]) == pytest.approx(scores, abs=1e-3)
+    where = ["--model-ckpt-path", run / "best", "--output-dir", again, "--precision", "fp32"]
+    outcome = call("gpt_inference.py", *where, "--dev-file", file, "--batch-size", 3)
+    assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+    first, second = (
+        [json.loads(line) for line in (each / "dev.scores.jsonl").read_text().splitlines()]
+        for each in (run, again)
+    )
+    assert [line["id"] for line in second] == [row["id"] for row in rows]
+    sums = []
+    for one, other in zip(first, second, strict=True):
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)
+        sums.append(sum(one["scores"].values()))
+    assert abs(np.array(sums) - 1).max() > 1e-3  # no distribution over the labels
 
 
-def test_resume_goes_on_from_the_last_checkpoint_and_ends_the_same(tmp_path):
-    """Two epochs, with the run cut after the first by taking the later files away."""
-    file = write_rows(tmp_path / "rows.jsonl", utils.read_corpus(utils.SAMPLE / "train.jsonl")[:48])
-    run = tmp_path / "out"
-    command = ["--model", MODEL, "--train-file", file, "--dev-file", file, "--epochs", 2, "--lr", "1e-3", "--output-dir", run]
-    whole = run_script("gpt_train.py", *command)
-    assert whole.returncode == 0, whole.stderr
-    scores = (run / "dev.scores.jsonl").read_text()
-    _, second = sorted((run / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
-    second.rename(tmp_path / "taken away")
-    resumed = run_script("gpt_train.py", *command, "--resume")
-    assert resumed.returncode == 0 and resumed.stderr == "", resumed.stderr
-    assert "epoch 1/2" not in resumed.stdout and "epoch 2/2" in resumed.stdout
-    assert (run / "dev.scores.jsonl").read_text() == scores
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_every_precision_trains(small, precision, tmp_path):
+    train(*small, "--precision", precision, "--output-dir", tmp_path / "out")
+    record = read_json(tmp_path / "out" / "run.json")
+    assert record["precision"] == precision
+    losses = [entry["loss"] for entry in record["history"] if "loss" in entry]
+    assert losses and np.isfinite(losses).all()
+    weights = peft.load_peft_weights(str(tmp_path / "out" / "best"))
+    assert all(tensor.abs().sum() > 0 for tensor in weights.values())  # lora_B begins at zero
+
+
+def test_a_run_is_the_same_with_activations_computed_again_and_in_small_batches_scored(
+    small, leave_free, tmp_path
+):
+    arguments = parse()
+    assert arguments.save_steps == 500 and arguments.val_batch_size is None
+    kept, again = tmp_path / "kept", tmp_path / "again"
+    train(*small, "--output-dir", kept)
+    whole = train(*small, "--estimate", "--output-dir", tmp_path / "none").stdout
+    in_all = float(re.search(r"in all +([\d.,]+)", whole)[1])
+    leave_free((in_all - 0.5) * 2**20)
+    train(*small, "--val-batch-size", 3, "--output-dir", again)
+    assert not read_json(kept / "run.json")["activations_again"]
+    assert read_json(again / "run.json")["activations_again"]
+    adapters = [each / "best" / "adapter_model.safetensors" for each in (kept, again)]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+    scores = [read_scores(each, "dev")[1] for each in (kept, again)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_what_cannot_fit_is_refused_with_advice_that_works(small, leave_free, tmp_path):
+    """--estimate prints its table whatever there is, and writes nothing."""
+    out = tmp_path / "out"
+    arguments = [*small, "--batch-size", 32, "--output-dir", out]
+    leave_free(1 << 20)
+    table = train(*arguments, "--estimate").stdout
+    for told in ("weights in 4 bits", "optimiser state", "free on cpu", "a GPU of 12 GB"):
+        assert told in table
+    leave_free(0.95 * 2**20 * float(re.search(r"in all +([\d.,]+)", table)[1]))
+    refused = train(*arguments, code=2).stderr
+    assert "training needs" in refused and not out.exists()
+    size = re.search(r"take --batch-size (\d+)", refused)[1]
+    train(*arguments, "--batch-size", size)
+    assert read_json(out / "run.json")["activations_again"]
+
+
+def test_a_checkpoint_holds_no_base_and_resume_ends_the_same(small, monkeypatch, tmp_path):
+    """Told to stop once the first of two epochs has been evaluated."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    arguments = [*small, "--epochs", 2]
+    train(*arguments, "--output-dir", whole)
+    evaluate = utils.micro_f1_by_rule
+
+    def stop(*scored):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*scored)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(utils, "micro_f1_by_rule", stop)
+        told = train(*arguments, "--output-dir", run, code=130).stderr
+    [checkpoint] = (run / "checkpoints").iterdir()
+    assert str(checkpoint) in told and "--resume" in told
+    files = [file for file in checkpoint.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    assert size < (MODEL / "model.safetensors").stat().st_size / 3
+    [weights] = [file for file in files if file.suffix == ".safetensors"]
+    assert all("lora_" in name for name in load_file(weights))
+    resumed = train(*arguments, "--output-dir", run, "--resume").stdout
+    assert "epoch 1/2" not in resumed and "epoch 2/2" in resumed
+    for name in ("dev.scores.jsonl", "metrics.json", "best/adapter_model.safetensors"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not (run / "checkpoints").exists()
 
 
 def test_the_sample_model_is_laid_out_as_the_polyglot_one():
     assert sum(file.stat().st_size for file in MODEL.iterdir()) <= 4 * 2**20
-    tokenizer, model = AutoTokenizer.from_pretrained(MODEL), GPTNeoXForCausalLM.from_pretrained(MODEL)
+    tokenizer, model = sample_tokenizer(), GPTNeoXForCausalLM.from_pretrained(MODEL)
     assert "token_type_ids" in tokenizer("급식") and tokenizer.pad_token == tokenizer.eos_token
     assert model.config.use_parallel_residual and not model.config.tie_word_embeddings
-    assert model.gpt_neox.layers[0].attention.rotary_ndims * 2 == model.gpt_neox.layers[0].attention.head_size
+    attention = model.gpt_neox.layers[0].attention
+    assert attention.rotary_ndims * 2 == attention.head_size
     text = "오늘 급식 진짜 맛있다 ABC 🍀"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
 def test_the_readme_names_the_scripts():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "python gpt_train.py --estimate" in readme and "python gpt_inference.py --model-ckpt-path" in readme
+    assert "python gpt_train.py --estimate" in readme
+    assert "python gpt_inference.py --model-ckpt-path" in readme

@@ -1,46 +1,55 @@
-"""Metrics against cases worked out by hand, and the decision rule against trying every threshold."""
+"""Metrics against cases worked out by hand, the decision rule against trying every threshold."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
-from conftest import make_row
+from conftest import EMOTIONS, make_row
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import utils
+from emotion import checkpoint, outputs, statistics
 
-# Two lines. Line 1: joy and anger are there, joy is found, sadness is not there but predicted. Line 2: fear, found.
+# Two lines. Line 1: joy and anger are there, joy is found, sadness is not there but predicted.
+# Line 2: fear, found.
 LABELS = np.array([[1, 0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1, 0, 0]], dtype=np.float32)
-PROBABILITIES = np.array([[0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.4, 0.6], [0.1, 0.1, 0.1, 0.1, 0.1, 0.45, 0.1, 0.1]])
+PROBABILITIES = np.array(
+    [[0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.4, 0.6], [0.1, 0.1, 0.1, 0.1, 0.1, 0.45, 0.1, 0.1]]
+)
 
 
 def test_metrics_of_a_case_worked_out_by_hand():
     decisions = PROBABILITIES >= 0.42
-    metrics = utils.compute_metrics(LABELS, PROBABILITIES, decisions)
+    metrics = statistics.compute_metrics(LABELS, PROBABILITIES, decisions, EMOTIONS)
     assert metrics["micro_f1"] == pytest.approx(2 * 2 / (3 + 3))  # TP 2, predicted 3, present 3
     assert metrics["micro_f1_at_0.5"] == pytest.approx(2 * 1 / (3 + 2))
     assert metrics["macro_f1"] == pytest.approx(2 / 8)  # joy and fear 1, the others 0
     assert metrics["exact_match"] == 0.5
-    # 3 positives above 13 negatives, but for 0.4 and 0.45 below the negative 0.6: 37 of 39 pairs in order.
+    # 3 positives above 13 negatives, but for 0.4 and 0.45 below the negative 0.6: 37 of 39 pairs.
     assert metrics["micro_roc_auc"] == pytest.approx(37 / 39)
-    assert metrics["per_emotion"]["joy"] == {"precision": 1, "recall": 1, "f1": 1, "support": 1}
-    assert metrics["per_emotion"]["anger"] == {"precision": 0, "recall": 0, "f1": 0, "support": 1}
-    assert metrics["per_emotion"]["sadness"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
-    assert list(metrics["per_emotion"]) == list(utils.EMOTIONS)
+    found = metrics["per_emotion"]
+    assert found["joy"] == {"precision": 1, "recall": 1, "f1": 1, "support": 1}
+    assert found["anger"] == {"precision": 0, "recall": 0, "f1": 0, "support": 1}
+    assert found["sadness"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
+    assert list(found) == list(EMOTIONS)
     json.dumps(metrics, allow_nan=False)
 
 
 def test_metrics_without_any_label():
     nothing = np.zeros((2, 8))
-    metrics = utils.compute_metrics(nothing, nothing, nothing > 0)
-    assert metrics["micro_f1"] == 0 and metrics["micro_roc_auc"] is None and metrics["exact_match"] == 1
+    metrics = statistics.compute_metrics(nothing, nothing, nothing > 0, EMOTIONS)
+    assert metrics["micro_f1"] == 0 and metrics["micro_roc_auc"] is None
+    assert metrics["exact_match"] == 1
 
 
 def test_majority_baseline():
-    labels = utils.encode_labels([make_row(labels=("joy",)), make_row(labels=("joy", "fear")), make_row(labels=())])
-    assert utils.majority_micro_f1(labels) == (pytest.approx(2 * 2 / (3 + 3)), "joy")
+    rows = [make_row(labels=labels) for labels in (("fear",), ("joy", "fear"), ())]
+    labels = utils.encode_labels(rows, EMOTIONS)
+    fear = EMOTIONS.index("fear")
+    assert statistics.majority_micro_f1(labels) == (pytest.approx(2 * 2 / (3 + 3)), fear)
 
 
 cases = st.integers(1, 6).flatmap(
@@ -56,9 +65,17 @@ def test_no_threshold_is_better_than_the_tuned_one(case):
     labels, probabilities = case
     threshold = utils.tune_threshold(labels, probabilities)
     assert 0 <= threshold <= 1
-    best = max(utils.micro_f1(labels, utils.decide(probabilities, t)) for t in np.arange(-0.025, 1.05, 0.05))
+    thresholds = np.arange(-0.025, 1.05, 0.05)
+    best = max(utils.micro_f1(labels, utils.decide(probabilities, each)) for each in thresholds)
+    reached = utils.micro_f1_by_rule(labels, probabilities)
+    half = utils.micro_f1(labels, utils.decide(probabilities, 0.5))
+    assert reached["micro_f1_at_0.5"] == half
     if labels.sum():
-        assert utils.micro_f1(labels, utils.decide(probabilities, threshold)) == pytest.approx(best)
+        assert reached["micro_f1"] == pytest.approx(best)
+        assert (
+            utils.fit_threshold(labels, probabilities)(probabilities)
+            == utils.decide(probabilities, threshold)
+        ).all()
     else:
         assert threshold == 0.5
 
@@ -71,18 +88,18 @@ def test_cross_fitting_takes_back_what_tuning_gains_on_noise():
         probabilities = random.random((20, 8))
         threshold = utils.tune_threshold(labels, probabilities)
         tuned.append(utils.micro_f1(labels, utils.decide(probabilities, threshold)))
-        cross_fitted.append(utils.micro_f1(labels, utils.cross_fitted_decisions(labels, probabilities)))
+        decisions = statistics.cross_fitted_decisions(labels, probabilities)
+        cross_fitted.append(utils.micro_f1(labels, decisions))
     assert np.mean(cross_fitted) < np.mean(tuned) - 0.02
 
 
 def test_cross_fitting_equals_tuning_where_the_classes_are_far_apart():
     labels = np.tile(np.eye(8, dtype=np.float32), (5, 1))
-    assert (utils.cross_fitted_decisions(labels, labels * 0.9) == labels).all()
+    assert (statistics.cross_fitted_decisions(labels, labels * 0.9) == labels).all()
 
 
-def sealed(**content):
-    decision = {"emotions": utils.EMOTIONS} | content
-    return decision | {"sha256": utils.seal(decision)}
+def decision(**changes):
+    return json.dumps({"labels": EMOTIONS, "threshold": 0.3, "tuned_on": "dev"} | changes)
 
 
 @pytest.mark.parametrize(
@@ -91,32 +108,81 @@ def sealed(**content):
         "",
         "[]",
         "{}",
+        "{" + decision(),
         '{"threshold": 0.3}',
-        json.dumps(sealed(threshold=0.3, emotions=utils.EMOTIONS[::-1])),
-        json.dumps(sealed(threshold=True)),
-        json.dumps(sealed(threshold=1.5)),
-        json.dumps(sealed(threshold=float("nan"))),
-        json.dumps({"threshold": 0.3, "emotions": 8}),
-        json.dumps({"threshold": 0.3, "emotions": utils.EMOTIONS}),  # without its seal
-        json.dumps(sealed(threshold=0.3) | {"threshold": 0.31}),
+        decision(labels=EMOTIONS[::-1]),
+        decision(labels=EMOTIONS[:-1]),
+        decision(labels=8),
+        decision(labels=None),
+        decision(threshold=None),
+        decision(threshold=True),
+        decision(threshold="0.3"),
+        decision(threshold=[0.3]),
+        decision(threshold=1.5),
+        decision(threshold=-0.1),
+        decision(threshold=float("nan")),
     ],
 )
 def test_a_broken_decision_rule_is_refused(tmp_path, content):
     (tmp_path / "decision.json").write_text(content)
-    with pytest.raises(utils.InputError, match=r"decision\.json"):
-        utils.load_threshold(tmp_path)
+    with pytest.raises(utils.InputError, match=r"decision\.json: .*; give .* --threshold 0\.5"):
+        checkpoint.resolve_threshold(tmp_path, EMOTIONS, "auto")
+    assert checkpoint.resolve_threshold(tmp_path, EMOTIONS, 0.5) == 0.5  # told, it is not read
+
+
+@pytest.mark.parametrize("threshold", [0, 0.25, 1])
+def test_a_hand_may_edit_the_decision_rule(tmp_path, threshold):
+    (tmp_path / "decision.json").write_text(decision(threshold=threshold, tuned_on="by hand"))
+    assert checkpoint.resolve_threshold(tmp_path, EMOTIONS, "auto") == threshold
 
 
 def test_predictions_keep_the_input_and_the_order(tmp_path):
     rows = [make_row("b", labels=None, note="kept"), make_row("a", labels=None)]
     chunks = [(rows[:1], PROBABILITIES[:1]), (rows[1:], PROBABILITIES[1:])]
-    assert utils.write_predictions(tmp_path, "test", chunks, 0.5) is None  # unlabelled
+    write = functools.partial(outputs.write_predictions, tmp_path, "test")
+    assert write(chunks, EMOTIONS, 0.5, labelled=False) is None
     written = utils.read_corpus(tmp_path / "test.jsonl", labelled=True)
-    assert [{**row, "output": None} for row in written] == [{**row, "output": None} for row in rows]
-    assert utils.encode_labels(written).tolist() == (PROBABILITIES >= 0.5).astype(float).tolist()
-    scores = [json.loads(line) for line in (tmp_path / "test.scores.jsonl").read_text().splitlines()]
+    assert [row | {"output": None} for row in written] == [row | {"output": None} for row in rows]
+    assert (utils.encode_labels(written, EMOTIONS) == (PROBABILITIES >= 0.5)).all()
+    lines = (tmp_path / "test.scores.jsonl").read_text().splitlines()
+    scores = [json.loads(line) for line in lines]
     assert [line["id"] for line in scores] == ["b", "a"]
+    assert [list(line["scores"]) for line in scores] == [list(EMOTIONS)] * 2
     assert [list(line["scores"].values()) for line in scores] == PROBABILITIES.tolist()
+
+
+def test_predictions_of_labelled_lines_give_what_metrics_are_made_of(tmp_path):
+    rows = [make_row("a", labels=("joy", "anger")), make_row("b", labels=("fear",))]
+    chunks = [(rows[:1], PROBABILITIES[:1]), (rows[1:], PROBABILITIES[1:])]
+    found = outputs.write_predictions(tmp_path, "dev", chunks, EMOTIONS, 0.42, labelled=True)
+    assert (found[0] == LABELS).all() and (found[1] == PROBABILITIES).all()
+    metrics = statistics.compute_metrics(*found, found[1] >= 0.42, EMOTIONS)
+    table = outputs.metrics_table("dev", LABELS, metrics, 0.42).splitlines()
+    assert [line.split()[0] for line in table[1:9]] == list(EMOTIONS)
+    assert table[-2] == "micro-F1 0.6667 at threshold 0.420, 0.4000 at 0.5;"
+    assert table[-1] == "macro-F1 0.2500; always 'joy': micro-F1 0.4000"
+
+
+def test_what_utf_8_cannot_hold_is_written_as_json_escapes_it(tmp_path):
+    row = make_row("b\udc00", form="급식 \ud800 최고 \0", target=None)
+    chunks = [([row], PROBABILITIES[:1])]
+    outputs.write_predictions(tmp_path, "test", chunks, EMOTIONS, 0.5, labelled=False)
+    [written] = utils.read_corpus(tmp_path / "test.jsonl")
+    assert written["id"] == row["id"] and written["input"] == row["input"]
+    assert json.loads((tmp_path / "test.scores.jsonl").read_text())["id"] == row["id"]
+
+
+def test_labels_are_those_of_the_corpus_whatever_they_are(tmp_path):
+    labels = ("good", "bad")
+    row = make_row("a") | {"output": {"good": True, "bad": "False"}}
+    scores = np.array([[0.2, 0.7]])
+    chunks = [([row], scores)]
+    gold, _ = outputs.write_predictions(tmp_path, "dev", chunks, labels, 0.5, labelled=True)
+    assert gold.tolist() == [[1, 0]]
+    [written] = utils.read_corpus(tmp_path / "dev.jsonl", labelled=True)
+    assert written["output"] == {"good": "False", "bad": "True"}
+    metrics = statistics.compute_metrics(gold, scores, scores > 0.5, labels)
+    assert tuple(metrics["per_emotion"]) == labels
 
 
 def test_a_file_that_is_not_finished_does_not_appear(tmp_path):
@@ -125,5 +191,12 @@ def test_a_file_that_is_not_finished_does_not_appear(tmp_path):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        utils.write_predictions(tmp_path, "test", broken(), 0.5)
-    assert not list(tmp_path.glob("*.jsonl"))
+        outputs.write_predictions(tmp_path, "test", broken(), EMOTIONS, 0.5, labelled=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written_is_told_of(tmp_path):
+    outputs.write_json(tmp_path / "metrics.json", {"감정": 1})
+    assert "감정" in (tmp_path / "metrics.json").read_text("utf-8")
+    with pytest.raises(utils.RunError, match=r"metrics\.json: cannot be written .*; mend that"):
+        outputs.write_json(tmp_path / "no" / "metrics.json", {})

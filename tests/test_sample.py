@@ -5,7 +5,7 @@ import csv
 import itertools
 
 import pytest
-from conftest import ROOT
+from conftest import EMOTIONS, ROOT
 from sklearn.metrics import cohen_kappa_score
 from transformers import AutoTokenizer, BertTokenizer, RobertaModel
 
@@ -17,12 +17,24 @@ README = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def corpus():
-    rows = {split: utils.read_corpus(utils.SAMPLE / f"{split}.jsonl") for split in LINES}
-    return rows | {"test": utils.read_corpus(utils.SAMPLE / "test.labels.jsonl", labelled=True)}
+    files = {"train": "train.jsonl", "dev": "dev.jsonl", "test": "test.labels.jsonl"}
+    rows = {
+        split: utils.read_corpus(utils.SAMPLE / name, labelled=True)
+        for split, name in files.items()
+    }
+    assert all(utils.labels_of(lines) == EMOTIONS for lines in rows.values())
+    return rows
 
 
 def grams(text, n=5):
     return {text[start : start + n] for start in range(len(text) - n + 1)} or {text}
+
+
+def test_the_files_are_in_order(corpus, caplog):
+    for split in LINES:
+        utils.summarise(utils.SAMPLE / f"{split}.jsonl", EMOTIONS)
+    assert not caplog.messages  # nothing to warn of
+    utils.check_ids([row for rows in corpus.values() for row in rows], "the sample")
 
 
 def test_the_test_file_is_that_with_labels_without_them(corpus):
@@ -32,7 +44,7 @@ def test_the_test_file_is_that_with_labels_without_them(corpus):
 
 def test_counts(corpus):
     for split, lines in LINES.items():
-        labels = utils.encode_labels(corpus[split])
+        labels = utils.encode_labels(corpus[split], EMOTIONS)
         assert len(labels) == lines
         assert labels.sum(0).min() >= (60 if split == "train" else 15)
         assert (labels.sum(1) >= 2).sum() >= lines / 6
@@ -52,7 +64,8 @@ def test_no_two_sentences_are_alike_and_those_with_two_targets_differ_in_emotion
     by_form = collections.defaultdict(list)
     for split, rows in corpus.items():
         for row in rows:
-            by_form[row["input"]["form"]].append((split, row["input"]["target"]["form"], row["output"]))
+            given = row["input"]
+            by_form[given["form"]].append((split, given["target"]["form"], row["output"]))
     pairs = [lines for lines in by_form.values() if len(lines) > 1]
     assert len(pairs) >= 30
     for (split, target, output), (other_split, other_target, other_output) in pairs:
@@ -69,12 +82,15 @@ def test_the_agreement_in_the_readme_is_that_of_the_two_readers(corpus):
     rows = [row for split in LINES for row in corpus[split]]
     assert [reading["id"] for reading in readings] == [row["id"] for row in rows]
     for row, reading in zip(rows, readings, strict=True):
-        present = [name for name in utils.EMOTIONS if row["output"][name] == "True"]
+        present = [name for name in EMOTIONS if row["output"][name] == "True"]
         assert reading["settled"] == (",".join(present) or "none")
         if reading["reader_a"] == reading["reader_b"]:
             assert reading["settled"] == reading["reader_a"]
-    for name in utils.EMOTIONS:
-        marked = [[name in reading[reader].split(",") for reading in readings] for reader in ("reader_a", "reader_b")]
+    for name in EMOTIONS:
+        marked = [
+            [name in reading[reader].split(",") for reading in readings]
+            for reader in ("reader_a", "reader_b")
+        ]
         assert f"| {name} | {cohen_kappa_score(*marked):.3f} |" in README
     differ = sum(reading["reader_a"] != reading["reader_b"] for reading in readings)
     assert f"differed on {differ} of the 900 lines" in README
@@ -83,10 +99,13 @@ def test_the_agreement_in_the_readme_is_that_of_the_two_readers(corpus):
 def test_the_tiny_roberta_is_laid_out_as_the_published_one():
     directory = utils.SAMPLE / "roberta-tiny"
     assert sum(file.stat().st_size for file in directory.iterdir()) <= 4 * 2**20
-    tokenizer, model = AutoTokenizer.from_pretrained(directory), RobertaModel.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    config = RobertaModel.from_pretrained(directory).config
     assert isinstance(tokenizer, BertTokenizer)
-    assert tokenizer.convert_tokens_to_ids(["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]) == [0, 1, 2, 3, 4]
+    special = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
+    assert tokenizer.convert_tokens_to_ids(special) == [0, 1, 2, 3, 4]
     assert tokenizer.model_max_length == 512
-    assert (model.config.max_position_embeddings, model.config.type_vocab_size, model.config.pad_token_id) == (514, 1, 1)
+    assert (config.max_position_embeddings, config.type_vocab_size) == (514, 1)
+    assert config.pad_token_id == 1
     probe = tokenizer.tokenize("오늘 급식 진짜 맛있다 ABC")
     assert "[UNK]" not in probe and "".join(probe).replace("##", "") == "오늘급식진짜맛있다ABC"

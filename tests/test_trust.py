@@ -1,6 +1,8 @@
-"""Runs that are killed, interrupted, resumed, shared out or given what they should refuse. The long part: survival.py."""
+"""Runs that are killed, interrupted, shared out or given what they should refuse.
 
-import argparse
+The long part: benchmarks/survival.py.
+"""
+
 import json
 import os
 import pickle
@@ -9,357 +11,377 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import numpy as np
 import pytest
-import torch
-from conftest import OFFLINE, ROOT, make_row, run_script, write_rows
-from test_corpus import GOOD, REFUSED
+from children import finish, ranks, run_child, start
+from conftest import EMOTIONS, OFFLINE, ROOT, call, make_row, write_rows
+from small_runs import GPT_NEOX, MODELS, ROBERTA, SmallRuns, assert_same_end
+from test_corpus import GOOD, REFUSED, REFUSED_ANYWHERE
 
-import bert_plain
-import ensemble
 import utils
+from emotion import data, outputs, systems
+from emotion.prompt_words import make_strings
+from emotion.run import last_whole_checkpoint
 
 SCRIPTS = ("bert_plain.py", "bert_GRU.py", "gpt_train.py", "gpt_inference.py")
-ENDS_WITH = ("metrics.json", "dev.jsonl", "dev.scores.jsonl", "test.jsonl", "test.scores.jsonl")
-ROBERTA, GPT_NEOX = utils.SAMPLE / "roberta-tiny", utils.SAMPLE / "gpt-neox-tiny"
-MODELS = {"bert_plain.py": ROBERTA, "bert_GRU.py": ROBERTA, "gpt_train.py": GPT_NEOX}
-SETTINGS = {
-    "bert_plain.py": ["--train-batch-size", 8],
-    "bert_GRU.py": [],
-    "gpt_train.py": ["--batch-size", 8, "--save-steps", 3],
-}
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """Arguments that name a corpus of 64, 24 and 16 lines."""
-    root = tmp_path_factory.mktemp("corpus")
-    rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")
-    parts = {"train": rows[:64], "dev": rows[64:88], "test": rows[88:104]}
-    return [argument for split, part in parts.items() for argument in (f"--{split}-file", write_rows(root / split, part))]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(corpus, tmp_path_factory):
-    """The output directory of a whole run of a script, made once for each."""
-    made = {}
-
-    def run(script):
-        if script not in made:
-            made[script] = tmp_path_factory.mktemp(script) / "out"
-            process = run_script(script, *training(script, corpus), "--output-dir", made[script])
-            assert process.returncode == 0 and process.stderr == "", process.stderr
-        return made[script]
-
-    return run
-
-
-def training(script, corpus):
-    return ["--model", MODELS[script], *corpus, "--epochs", 3, "--lr", "1e-3", *SETTINGS[script]]
-
-
-def start(script, *arguments):
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    return subprocess.Popen(command, env=os.environ | OFFLINE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(process, path, pattern):
-    """Wait until a file that matches appears below `path`, and fail if the process ends before."""
-    while not any(path.glob(pattern)):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.001)
-
-
-def assert_same_end(output, reference):
-    for name in ENDS_WITH:
-        assert (output / name).read_bytes() == (reference / name).read_bytes(), name
-    for weights in (reference / "best").glob("*.safetensors"):
-        assert (output / "best" / weights.name).read_bytes() == weights.read_bytes()
+@pytest.fixture(scope="session")
+def small(made_once):
+    return SmallRuns(made_once)
 
 
 # Killed and interrupted
 
+KILLED = {  # what the script is about to do: script, event, path, how often; the last checkpoint
+    "as it begins": ("bert_plain.py", "open", "out/train.log", 1, None),
+    "before the first checkpoint": ("bert_plain.py", "os.mkdir", "checkpoints/.partial", 1, None),
+    "in the middle of an epoch": ("bert_plain.py", "shutil.rmtree", "checkpoint-4", 2, 6),
+    "while best/ is replaced": ("bert_plain.py", "os.rename", "best/tokenizer.json", 2, 6),
+    "between best/ and the checkpoint": ("bert_plain.py", "os.rmdir", "best.partial", 2, 6),
+    "while a checkpoint is written": (
+        *("bert_plain.py", "open", ".partial/training_state.json.partial"),
+        *(5, 8),
+    ),
+    "before a checkpoint gets its name": ("bert_plain.py", "shutil.rmtree", "checkpoint-9", 1, 8),
+    "after training": ("bert_plain.py", "open", "best/decision.json.partial", 1, 12),
+    "before the predictions of test": ("bert_plain.py", "open", "test.jsonl.partial", 1, 12),
+    "before the metrics": ("bert_plain.py", "open", "metrics.json.partial", 1, 12),
+    "in an epoch of gpt_train": ("gpt_train.py", "shutil.rmtree", "checkpoint-4", 2, 6),
+    "in the last epoch of gpt_train": ("gpt_train.py", "os.rmdir", "best.partial", 2, 12),
+}
+
+
+@pytest.mark.parametrize("moment", KILLED)
+def test_a_killed_run_is_resumed_to_the_same_end(moment, small, tmp_path):
+    script, *when, step = KILLED[moment]
+    reference, output = small.undisturbed(script), tmp_path / "out"
+    arguments = [*small.arguments(script), "--output-dir", output]
+    disturbances = [(*when, signal.SIGKILL)]
+    killed = run_child(script, *arguments, output=tmp_path / "told", disturbances=disturbances)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (output / "metrics.json").exists()
+    last = last_whole_checkpoint(output)
+    assert (last and last.name) == (step and f"checkpoint-{step}")
+    resumed = call(script, *arguments, "--resume")
+    assert resumed.returncode == 0 and resumed.stderr == "", resumed.stderr
+    assert (f"going on from {last}" in resumed.stdout) == (step is not None)
+    assert_same_end(output, reference)
+
 
 @pytest.mark.parametrize(
-    ("script", "moment"),
+    ("script", "number", "moment", "step"),
     [
-        ("bert_plain.py", "checkpoints/.partial/*/*"),
-        ("bert_plain.py", "run.json"),
-        ("gpt_train.py", "checkpoints/checkpoint-6"),
+        ("bert_plain.py", signal.SIGINT, ("shutil.rmtree", "checkpoint-4", 2), 6),
+        ("bert_plain.py", signal.SIGHUP, ("open", "12/training_state.json.partial", 1), 12),
+        ("gpt_train.py", signal.SIGTERM, ("os.rmdir", "best.partial", 1), 4),
     ],
+    ids=["SIGINT in an epoch", "SIGHUP at the end", "SIGTERM after an evaluation"],
 )
-def test_a_killed_run_is_resumed_to_the_same_end(script, moment, corpus, undisturbed, tmp_path):
-    reference, output = undisturbed(script), tmp_path / "out"
-    process = start(script, *training(script, corpus), "--output-dir", output)
-    wait_for(process, output, moment)
-    process.kill()
-    process.communicate()
+def test_an_interrupted_run_saves_and_its_command_goes_on(
+    script, number, moment, step, small, tmp_path
+):
+    reference, output = small.undisturbed(script), tmp_path / "out"
+    arguments = [*small.arguments(script), "--output-dir", output]
+    settings = {"output": tmp_path / "told", "disturbances": [(*moment, number)]}
+    outcome = run_child(script, *arguments, **settings)
+    assert outcome.returncode == 130, outcome.stderr
     assert not (output / "metrics.json").exists()
-    resumed = run_script(script, *training(script, corpus), "--output-dir", output, "--resume")
+    last = last_whole_checkpoint(output)
+    assert last.name == f"checkpoint-{step}"
+    told, _, command = outcome.stderr.partition("; go on with: ")
+    assert told == f"{script}: interrupted; the last whole checkpoint is {last}"
+    assert command.count("\n") == 1
+    python, *again = shlex.split(command)
+    assert python == "python"
+    resumed = run_child(*again, output=tmp_path / "again")
     assert resumed.returncode == 0 and resumed.stderr == "", resumed.stderr
+    assert f"going on from {last}" in resumed.stdout
     assert_same_end(output, reference)
-    assert not (output / "checkpoints" / ".partial").exists()
 
 
-@pytest.mark.parametrize(("script", "number"), [("bert_plain.py", signal.SIGINT), ("gpt_train.py", signal.SIGTERM)])
-def test_an_interrupted_run_saves_says_how_to_go_on_and_does(script, number, corpus, undisturbed, tmp_path):
-    reference, output = undisturbed(script), tmp_path / "out"
-    process = start(script, *training(script, corpus), "--output-dir", output)
-    wait_for(process, output, "checkpoints/checkpoint-*")
-    began = time.perf_counter()
-    process.send_signal(number)
-    _, told = process.communicate()
-    assert time.perf_counter() - began < 10
-    assert process.returncode == 130, told
-    assert told.count("\n") == 1 and str(utils.last_whole_checkpoint(output)) in told
-    command = shlex.split(told.partition("go on with: python ")[2])
-    resumed = run_script(*command)
+def test_a_second_signal_ends_at_once_and_what_was_saved_is_whole(small, tmp_path):
+    """While the first signal waits for the checkpoint that is being written."""
+    reference, output = small.undisturbed("bert_plain.py"), tmp_path / "out"
+    arguments = [*small.arguments("bert_plain.py"), "--output-dir", output]
+    writing = ("open", ".partial/training_state.json.partial")
+    disturbances = [("shutil.rmtree", "checkpoints/.partial", 3, signal.SIGTERM)]
+    disturbances += [(*writing, 3, signal.SIGINT)]
+    settings = {"output": tmp_path / "told", "disturbances": disturbances}
+    outcome = run_child("bert_plain.py", *arguments, **settings)
+    assert outcome.returncode == 130
+    assert outcome.stderr.count("\n") == 1
+    assert f"the last whole checkpoint is {output}/checkpoints/checkpoint-4" in outcome.stderr
+    assert (output / "checkpoints" / ".partial").exists()
+    resumed = call("bert_plain.py", *arguments, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert_same_end(output, reference)
 
 
-def test_an_evaluation_that_is_broken_off_is_made_up_for(corpus, undisturbed, tmp_path, monkeypatch):
-    """Also in the last epoch, after which there is no step to go on with."""
-    reference, output = undisturbed("bert_plain.py"), tmp_path / "out"
-
-    def run(*more):
-        arguments = [*map(str, training("bert_plain.py", corpus)), "--output-dir", str(output), *more]
-        args = bert_plain.parser.parse_args(arguments)
-        corpora = utils.read_corpora(args, predicting=False)
-        bert_plain.main(args, corpora, bert_plain.AutoModelForSequenceClassification)
-
-    dev_metrics = bert_plain.dev_metrics
-
-    def break_off(prediction):
-        monkeypatch.setattr(bert_plain, "dev_metrics", dev_metrics)
-        raise KeyboardInterrupt
-
-    def after(evaluations):
-        def count(prediction):
-            if evaluations:
-                return dev_metrics(prediction) if evaluations.pop() else break_off(prediction)
-            return break_off(prediction)
-
-        return count
-
-    for survived in ([], [True], [True]):  # broken off in the first, then in the second, then in the third epoch
-        monkeypatch.setattr(bert_plain, "dev_metrics", after(survived))
-        with pytest.raises(KeyboardInterrupt):
-            run(*["--resume"] * output.exists())
-        assert utils.last_whole_checkpoint(output)
-    run("--resume")
-    assert_same_end(output, reference)
+def in_a_shell(command):
+    """Run a command line as a user would paste it."""
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    environment = os.environ | OFFLINE | {"PATH": path}
+    settings = {"shell": True, "cwd": ROOT, "capture_output": True, "text": True}
+    return subprocess.run(command, env=environment, **settings)
 
 
-def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(corpus, undisturbed, tmp_path):
-    for seed in (42, 43):
-        process = run_script(
-            "bert_plain.py", *training("bert_plain.py", corpus), "--seed", seed, "--output-dir", tmp_path / str(seed)
-        )
-        assert process.returncode == 0, process.stderr
-    assert_same_end(tmp_path / "42", undisturbed("bert_plain.py"))
-    assert (tmp_path / "43" / "dev.scores.jsonl").read_bytes() != (tmp_path / "42" / "dev.scores.jsonl").read_bytes()
+def test_an_interrupt_while_torch_is_imported_leaves_a_command_that_works(small, tmp_path):
+    output = tmp_path / "out"
+    flags = [*small.arguments("bert_plain.py"), "--output-dir", output]
+    command = [sys.executable, ROOT / "bert_plain.py", *flags]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(list(map(str, command)), env=os.environ | OFFLINE, **streams)
+    while not (output / "run.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    began = time.perf_counter()
+    _, told = process.communicate()
+    assert time.perf_counter() - began < 5
+    assert process.returncode == 130 and told.count("\n") == 1, told
+    told, _, command = told.partition("; start again with: ")
+    assert told == "bert_plain.py: interrupted; there is no checkpoint yet"
+    again = in_a_shell(command)
+    assert again.returncode == 0 and again.stderr == "", again.stderr
+    assert_same_end(output, small.undisturbed("bert_plain.py"))
 
 
-def test_a_checkpoint_is_passed_over_that_lacks_a_file_or_the_end_of_one(undisturbed, tmp_path):
-    whole = utils.last_whole_checkpoint(undisturbed("gpt_train.py"))
-    kept = sorted(int(path.name.rpartition("-")[2]) for path in whole.parent.iterdir())
-    assert kept[-2:] == [22, 24] or kept[-2:] == [21, 24]  # steps are saved too, and no more than three are kept
-    assert len(kept) <= 3
-    shutil.copytree(whole, tmp_path / "checkpoints" / "checkpoint-5")
-    later = tmp_path / "checkpoints" / "checkpoint-6"
-    for file in whole.iterdir():
-        if file.suffix not in (".json", ".pt", ".pth", ".bin", ".safetensors"):
-            continue
-        for change in ("missing", "cut"):
-            if change == "missing" and file.name not in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
-                continue
-            shutil.rmtree(later, ignore_errors=True)
-            shutil.copytree(whole, later)
-            assert utils.last_whole_checkpoint(tmp_path) == later
-            if change == "missing":
-                (later / file.name).unlink()
-            else:
-                (later / file.name).write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-            assert utils.last_whole_checkpoint(tmp_path).name == "checkpoint-5", (file.name, change)
+def test_an_interrupted_prediction_says_that_it_is_not_complete(small, tmp_path):
+    best, output = small.undisturbed("bert_plain.py") / "best", tmp_path / "out"
+    arguments = ["--model-ckpt-path", best, *small.corpus()[2:], "--output-dir", output]
+    disturbances = [("open", "test.scores.jsonl.partial", 1, signal.SIGINT)]
+    settings = {"output": tmp_path / "told", "disturbances": disturbances}
+    outcome = run_child("bert_plain.py", *arguments, **settings)
+    assert outcome.returncode == 130 and outcome.stderr.count("\n") == 1
+    assert f"{output} is not complete; delete it, or give another --output-dir" in outcome.stderr
+    again = call("bert_plain.py", *arguments)
+    assert again.returncode == 2 and "no run is overwritten" in again.stderr
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (["--lr", "2e-3"], "--lr was 0.001, and is 0.002"),
-        (["--seed", "1"], "--seed"),
-        (["--model", "{copy}"], "--model"),
-        (["--train-file", "{other}"], "--train-file is not the file"),
-        (["--dev-file", "{other}"], "--dev-file is not the file"),
-        (["--pooling", "mean"], "--pooling"),
-    ],
-)
-def test_resume_refuses_another_run(change, told, corpus, undisturbed, tmp_path):
-    output = undisturbed("bert_plain.py")
-    shutil.copytree(ROBERTA, tmp_path / "copy")
-    other = write_rows(tmp_path / "other", [make_row(str(n)) for n in range(9)])
-    change = [argument.format(copy=tmp_path / "copy", other=other) for argument in change]
-    process = run_script("bert_plain.py", *training("bert_plain.py", corpus), *change, "--output-dir", output, "--resume")
-    assert process.returncode == 2 and process.stderr.count("\n") == 1
-    assert told in process.stderr
-
-
-def test_a_corpus_that_moved_may_be_resumed(corpus, undisturbed, tmp_path):
-    args = bert_plain.parser.parse_args(list(map(str, training("bert_plain.py", corpus))))
-    args.output_dir = undisturbed("bert_plain.py")
-    del args.sample_defaults
-    args.train_file = shutil.copy(args.train_file, tmp_path / "moved")
-    utils.check_same_run(args, ["train", "dev", "test"])
-    with pytest.raises(utils.InputError, match="--test-file"):
-        utils.check_same_run(args, ["train", "dev"])
-
-
-# What a machine lacks
-
-
-def test_a_full_disk_is_told_and_what_was_saved_stays(corpus, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", disk], capture_output=True, text=True)
-    if mount.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {mount.stderr.strip()}")
-    try:
-        process = run_script("bert_plain.py", *training("bert_plain.py", corpus), "--output-dir", disk / "out")
-        assert process.returncode == 1, process.stderr
-        assert process.stderr.count("\n") == 1
-        assert str(disk / "out" / "checkpoints" / "checkpoint-16") in process.stderr and "MiB are needed" in process.stderr
-        assert utils.last_whole_checkpoint(disk / "out").name == "checkpoint-8"
-        assert not (disk / "out" / "metrics.json").exists()
-    finally:
-        subprocess.run(["umount", disk], check=True)
-
-
-def test_a_full_disk_while_a_file_is_written_leaves_the_one_before(tmp_path):
-    utils.write_json(tmp_path / "metrics.json", 1)
-    with pytest.raises(utils.RunError, match=r"metrics\.json: no room"), utils.whole_file(tmp_path / "metrics.json"):
-        raise OSError(utils.NO_ROOM[0], "No space left on device")
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
-    assert (tmp_path / "metrics.json").read_text() == "1\n"
-    with pytest.raises(utils.RunError, match="are needed"), utils.room_for(tmp_path / "model", 2**60):
-        raise AssertionError("is not reached")
-
-
-@pytest.mark.parametrize("script", ["bert_plain.py", "gpt_train.py"])
-def test_a_loss_that_is_not_finite_stops_the_run(script, corpus, tmp_path):
-    rates = ["--lr", "1e38"] if script == "gpt_train.py" else ["--lr", "1e38", "--head-lr", "1e38"]
-    process = run_script(script, *training(script, corpus), *rates, "--output-dir", tmp_path / "out")
-    assert process.returncode == 1, process.stdout
-    assert process.stderr.count("\n") == 1
-    assert "the loss is" in process.stderr and "on the lines sample-" in process.stderr and "--lr" in process.stderr
-    assert not (tmp_path / "out" / "metrics.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "told"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), 1, "the memory of the GPU is full (CUDA"),
-        (utils.RunError("step 3: it went wrong"), 1, "error: step 3"),
-        (utils.InputError("--lr: is odd"), 2, "error: --lr"),
-        (KeyboardInterrupt(), 130, "there is no checkpoint yet; start again with: python "),
-    ],
-)
-def test_what_ends_a_run_is_told_in_one_line(error, code, told, capsys, tmp_path):
-    args = argparse.Namespace(output_dir=tmp_path, resume=False, model_ckpt_path=None)
-    with pytest.raises(SystemExit) as end, utils.errors_for_people(bert_plain.parser, args):
-        raise error
-    assert end.value.code == code
-    message = capsys.readouterr().err
-    assert told in message and message.count("\n") == 1
-
-
-def test_more_processes_than_gpus_are_refused(monkeypatch):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(utils.InputError, match="3 processes were launched, and there are 2 GPUs"):
-        utils.check_devices()
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    utils.check_devices()
-
-
-def test_gpus_that_are_not_used_or_differ_are_told(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_name", ["RTX 4090", "RTX 3090"].__getitem__)
-    [note] = utils.device_notes("cuda:0")
-    assert "2 GPUs are here, and 1 in use" in note and "torchrun --nproc_per_node 2" in note
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    [note] = utils.device_notes("cuda:0")
-    assert "the GPUs differ (RTX 3090, RTX 4090)" in note
-    assert utils.device_notes(torch.device("cpu")) == ["no GPU was found: this runs on the CPU"]
-
-
-def test_a_gpu_that_is_not_of_cuda_has_no_notes(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert utils.device_notes(torch.device("mps")) == []
+def test_two_runs_started_at_once_do_not_share_a_directory(small, tmp_path):
+    arguments = [*small.arguments("bert_plain.py"), "--output-dir", tmp_path / "out"]
+    started = [start("bert_plain.py", *arguments, output=tmp_path / name) for name in "ab"]
+    outcomes = sorted(map(finish, started), key=lambda outcome: outcome.returncode)
+    assert [outcome.returncode for outcome in outcomes] == [0, 2]
+    assert outcomes[0].stderr == "" and outcomes[1].stderr.count("\n") == 1
+    assert f"--output-dir {tmp_path}/out-2, or --resume" in outcomes[1].stderr
+    assert_same_end(tmp_path / "out", small.undisturbed("bert_plain.py"))
 
 
 # Several processes
 
-
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--nproc_per_node", "2"],
-    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"],
+    "accelerate": [
+        *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+        *("--main_process_port", "0", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no"),
+    ],
 }
-WITHOUT_DROPOUT = f"""
-import os, runpy, sys, torch
-gru = torch.nn.GRU
-torch.nn.GRU = lambda *arguments, dropout, **settings: gru(*arguments, **settings)
-torch.nn.functional.dropout = lambda values, *arguments, **settings: values
-sys.path[0] = {str(ROOT)!r}
-runpy.run_path(os.path.join(sys.path[0], os.path.basename(sys.argv[0])), run_name="__main__")
+WRAPPER = """
+    import importlib, os, signal, sys, time
+    from pathlib import Path
+
+    sys.path[0] = {root!r}
+    from emotion import process
+    process.quiet_libraries()
+    import torch
+    from emotion import scoring
+
+    gru = torch.nn.GRU
+    torch.nn.GRU = lambda *arguments, dropout, **settings: gru(*arguments, **settings)
+    torch.nn.functional.dropout = lambda values, *arguments, **settings: values
+
+    def wanted(rank):
+        "Once, in the process of this rank, where a file asks for it."
+        asks = Path(__file__).with_name("interrupt")
+        found = os.environ.get("RANK") == rank and asks.exists()
+        if found:
+            asks.unlink()
+        return found
+
+    def in_an_evaluation(*arguments):
+        if wanted("1"):
+            os.kill(os.getpid(), signal.SIGINT)
+        return batches_to_score(*arguments)
+
+    def in_an_epoch(event, arguments):
+        path = Path(str(arguments[0])) if event == "shutil.rmtree" else Path()
+        if path.name == "checkpoint-3" and path.exists() and wanted("0"):
+            told, before = [], signal.getsignal(signal.SIGINT)
+            signal.signal(signal.SIGINT, lambda *it: (told.append(it), before(*it)))
+            os.kill(os.getppid(), signal.SIGINT)
+            while not told:  # the launcher passes it on
+                time.sleep(0.01)
+            signal.signal(signal.SIGINT, before)
+
+    batches_to_score = scoring.batches_to_score
+    if {moment!r} == "evaluation":
+        scoring.batches_to_score = in_an_evaluation
+    elif {moment!r} == "epoch":
+        sys.addaudithook(in_an_epoch)
+    importlib.import_module(Path(__file__).stem).main()
 """
 
 
-def launch_two(launcher, script, *arguments):
-    command = [sys.executable, "-m", *LAUNCHERS[launcher], str(ROOT / script), *map(str, arguments)]
-    environment = os.environ | OFFLINE | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.count("Done in") == 1
-    return process
+def wrap(script, directory, moment=None):
+    """A script without dropout, which each process draws for itself.
+
+    Where the file `interrupt` lies beside it, it is interrupted once: in the "evaluation" process 1
+    alone, in an "epoch" the launcher.
+    """
+    wrapper = directory / script
+    wrapper.write_text(textwrap.dedent(WRAPPER).format(root=str(ROOT), moment=moment))
+    return wrapper
 
 
 def scores_of(directory, split="dev"):
-    return ensemble.read_scores(directory / f"{split}.scores.jsonl")[1]
+    return systems.read_scores(directory / f"{split}.scores.jsonl")[1]
 
 
-@pytest.mark.parametrize(("launcher", "script"), [("torchrun", "bert_plain.py"), ("accelerate", "bert_GRU.py")])
-def test_two_processes_train_an_encoder_as_one_does(launcher, script, corpus, tmp_path):
-    """Without dropout, which each process draws for itself, and in float32."""
-    without_dropout = tmp_path / script
-    without_dropout.write_text(WITHOUT_DROPOUT)
-    model = tmp_path / "model"
-    shutil.copytree(ROBERTA, model)
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"attention_probs_dropout_prob": 0.0}))
-    flags = ["--model", model, *corpus, "--epochs", 2, "--lr", "1e-3", "--precision", "fp32"]
-    alone = run_script(without_dropout, *flags, "--train-batch-size", 16, "--output-dir", tmp_path / "one")
-    assert alone.returncode == 0, alone.stderr
-    launch_two(launcher, without_dropout, *flags, "--train-batch-size", 8, "--output-dir", tmp_path / "two")
-    assert scores_of(tmp_path / "two") == pytest.approx(scores_of(tmp_path / "one"), abs=1e-5)
-    assert (tmp_path / "two" / "dev.jsonl").read_bytes() == (tmp_path / "one" / "dev.jsonl").read_bytes()
-    assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
-    checkpoint = utils.last_whole_checkpoint(tmp_path / "two")
-    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {file.name for file in checkpoint.iterdir()}
+@pytest.fixture(scope="session")
+def odd(made_once):
+    """Arguments of a training on 33 lines: the last of three steps of 16 has a single line."""
+
+    def make(directory):
+        directory.mkdir()
+        rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")
+        write_rows(directory / "train.jsonl", rows[:33])
+        write_rows(directory / "dev.jsonl", rows[64:87])
+        config = json.loads((ROBERTA / "config.json").read_text())
+        shutil.copytree(ROBERTA, directory / "model")
+        outputs.write_json(
+            directory / "model" / "config.json", config | {"attention_probs_dropout_prob": 0.0}
+        )
+        return subprocess.CompletedProcess([], 0)
+
+    directory, _ = made_once("odd", make)
+    files = ["--train-file", directory / "train.jsonl", "--dev-file", directory / "dev.jsonl"]
+    flags = [*files, "--precision", "fp32", "--val-batch-size", 5]
+    encoder = [*flags, "--model", directory / "model", "--lr", "2e-3"]
+    adapter = [*flags, "--model", GPT_NEOX, "--lr", "4e-3", "--dropout", 0, "--seed", 3]
+    return {
+        "bert_plain.py": [*encoder, "--epochs", 2, "--save-steps", 2, "--train-batch-size"],
+        "bert_GRU.py": [*encoder, "--epochs", 1, "--train-batch-size"],
+        "gpt_train.py": [*adapter, "--epochs", 2, "--batch-size"],
+    }
 
 
-def test_two_processes_train_and_predict_with_an_adapter_as_one_does(corpus, tmp_path):
-    flags = ["--model", GPT_NEOX, *corpus, "--epochs", 1, "--lr", "1e-3", "--dropout", 0]
-    alone = run_script("gpt_train.py", *flags, "--batch-size", 16, "--output-dir", tmp_path / "one")
-    assert alone.returncode == 0, alone.stderr
-    launch_two("torchrun", "gpt_train.py", *flags, "--batch-size", 8, "--output-dir", tmp_path / "two")
-    assert scores_of(tmp_path / "two") == pytest.approx(scores_of(tmp_path / "one"), abs=2e-3)  # trained in bf16
-    predict = ["--model-ckpt-path", tmp_path / "one" / "best", *corpus[2:], "--output-dir"]
-    launch_two("accelerate", "gpt_inference.py", *predict, tmp_path / "predicted")
+@pytest.fixture(scope="session")
+def alone(made_once, odd):
+    """Output directories of runs on these lines by one process, without dropout, made once."""
+
+    def get(script):
+        def train(directory):
+            directory.mkdir()
+            arguments = [*odd[script], 16, "--output-dir", directory / "out"]
+            settings = {"output": directory / "told"}
+            return run_child(wrap(script, directory), *arguments, **settings)
+
+        directory, outcome = made_once(f"alone-{script}", train)
+        assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+        return directory / "out"
+
+    return get
+
+
+def two_processes(script, *arguments, output):
+    """Run a script in two children that are told what a launcher tells; their outcomes."""
+    files = [output.with_name(f"{output.name}-{rank}") for rank in range(2)]
+    started = [
+        start(script, *arguments, output=file, environment=environment)
+        for file, environment in zip(files, ranks(2), strict=True)
+    ]
+    return list(map(finish, started))
+
+
+def assert_trained_alike(output, alone, tolerance):
+    assert scores_of(output) == pytest.approx(scores_of(alone), abs=tolerance)
+    assert (output / "dev.jsonl").read_bytes() == (alone / "dev.jsonl").read_bytes()
+    run, other = (json.loads((path / "run.json").read_text()) for path in (output, alone))
+    assert (run["processes"], other["processes"]) == (2, 1)
+    for name in ("loss", "micro_f1"):
+        logged, expected = (
+            {entry["step"]: entry[name] for entry in each["history"] if name in entry}
+            for each in (run, other)
+        )
+        assert logged == pytest.approx(expected, abs=tolerance)
+    assert max(expected, key=expected.get) == max(expected)  # the last: what is left has all steps
+
+
+@pytest.mark.parametrize("script", ["bert_GRU.py", "gpt_train.py"])
+def test_two_processes_train_as_one_does(script, odd, alone, tmp_path):
+    """In float32, also with a last step of one line, which leaves a process none."""
+    arguments = [*odd[script], 8, "--output-dir", tmp_path / "out"]
+    outcomes = two_processes(wrap(script, tmp_path), *arguments, output=tmp_path / "told")
+    assert [outcome.returncode for outcome in outcomes] == [0, 0], outcomes[0].stderr
+    assert [outcome.stderr for outcome in outcomes] == ["", ""]
+    assert outcomes[0].stdout.count("Done in") == 1 and outcomes[1].stdout == ""
+    assert_trained_alike(tmp_path / "out", alone(script), 1e-5)
+
+
+def test_two_processes_of_which_one_is_interrupted_in_an_evaluation_stop_and_go_on(
+    odd, alone, tmp_path
+):
+    script = wrap("bert_plain.py", tmp_path, "evaluation")
+    arguments = [*odd["bert_plain.py"], 8, "--output-dir", tmp_path / "out"]
+    (tmp_path / "interrupt").touch()
+    outcomes = two_processes(script, *arguments, output=tmp_path / "told")
+    assert [outcome.returncode for outcome in outcomes] == [130, 130], outcomes[0].stderr
+    assert outcomes[0].stderr.count("\n") == 1 and outcomes[1].stderr == ""
+    last = last_whole_checkpoint(tmp_path / "out")
+    assert last.name == "checkpoint-3"
+    states = {file.name for file in last.glob("random_states_*")}
+    assert states == {"random_states_0.pkl", "random_states_1.pkl"}  # of each process
+    launcher = "python -m torch.distributed.run --nproc_per_node 2"
+    command = shlex.join(map(str, [script, *arguments, "--resume"]))
+    assert f"checkpoint is {last}; go on with: {launcher} {command}\n" in outcomes[0].stderr
+    outcomes = two_processes(script, *arguments, "--resume", output=tmp_path / "again")
+    assert [outcome.returncode for outcome in outcomes] == [0, 0], outcomes[0].stderr
+    assert "epoch 1/2" in outcomes[0].stdout  # the evaluation is made up for
+    assert_trained_alike(tmp_path / "out", alone("bert_plain.py"), 1e-5)
+
+
+def launch(launcher, script, *arguments):
+    """Run a script by a launcher, in a session of its own."""
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], *map(str, (script, *arguments))]
+    environment = os.environ | OFFLINE | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    settings = {"env": environment, "capture_output": True, "text": True}
+    return subprocess.run(command, start_new_session=True, **settings)
+
+
+def test_an_interrupted_torchrun_stops_and_its_command_goes_on(odd, alone, tmp_path):
+    script = wrap("bert_plain.py", tmp_path, "epoch")
+    flags = [*odd["bert_plain.py"], 8, "--output-dir", tmp_path / "out"]
+    (tmp_path / "interrupt").touch()
+    process = launch("torchrun", script, *flags)
+    assert process.returncode != 0
+    last = last_whole_checkpoint(tmp_path / "out")
+    assert last.name == "checkpoint-4" and not (tmp_path / "out" / "metrics.json").exists()
+    [told] = [line for line in process.stderr.splitlines() if "interrupted;" in line]
+    assert f"bert_plain.py: interrupted; the last whole checkpoint is {last}" in told
+    command = told.partition("go on with: ")[2]
+    assert "-m torch.distributed.run --nproc_per_node 2" in command
+    resumed = in_a_shell(command)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from" in resumed.stdout and resumed.stdout.count("Done in") == 1
+    assert_trained_alike(tmp_path / "out", alone("bert_plain.py"), 1e-5)
+
+
+def test_accelerate_launches_a_prediction_that_equals_that_of_one_process(small, tmp_path):
+    best = small.undisturbed("gpt_train.py") / "best"
+    arguments = ["--model-ckpt-path", best, *small.corpus()[2:], "--precision", "fp32"]
+    arguments += ["--batch-size", 5, "--output-dir", tmp_path / "out"]
+    process = launch("accelerate", ROOT / "gpt_inference.py", *arguments)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("Done in") == 1
     for split in ("dev", "test"):
-        assert scores_of(tmp_path / "predicted", split) == pytest.approx(scores_of(tmp_path / "one", split), abs=2e-6)
+        expected = scores_of(small.undisturbed("gpt_train.py"), split)
+        assert scores_of(tmp_path / "out", split) == pytest.approx(expected, abs=1e-5)
 
 
 # Bad input
@@ -368,69 +390,86 @@ def test_two_processes_train_and_predict_with_an_adapter_as_one_does(corpus, tmp
 def checkpoint_of(directory, base=str(GPT_NEOX), **changes):
     """What gpt_inference.py reads of a checkpoint before it loads anything, written by hand."""
     directory.mkdir()
-    settings = {"objective": "answer", "max_length": 512, "strings": utils.PROMPTS["ko"]}
-    settings["base"] = {"model_type": "gpt_neox", "vocab_size": 3200, "hidden_size": 128, "num_hidden_layers": 4}
-    utils.write_json(directory / "adapter_config.json", {"base_model_name_or_path": base})
-    utils.write_json(directory / "prompt.json", settings | changes)
-    decision = {"emotions": utils.EMOTIONS, "threshold": 0.3}
-    utils.write_json(directory / "decision.json", decision | {"sha256": utils.seal(decision)})
+    measures = {"model_type": "gpt_neox", "vocab_size": 3200, "hidden_size": 128}
+    settings = {
+        "objective": "answer",
+        "max_length": 512,
+        "labels": list(EMOTIONS),
+        "strings": make_strings("ko", EMOTIONS),
+        "base": measures | {"num_hidden_layers": 4},
+    }
+    outputs.write_json(directory / "adapter_config.json", {"base_model_name_or_path": base})
+    outputs.write_json(directory / "prompt.json", settings | changes)
+    decision = {"labels": list(EMOTIONS), "threshold": 0.3}
+    outputs.write_json(directory / "decision.json", decision)
     return directory
 
 
-@pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.parametrize("script", SCRIPTS)
+def assert_refused(process, *told):
+    """Exit code 2, and one line on standard error with all of `told` in it."""
+    assert process.returncode == 2, process.stdout
+    assert process.stderr.count("\n") == 1, process.stderr
+    for text in told:
+        assert str(text) in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "case"),
+    [
+        (script, case)  # a file to predict needs no labels
+        for script in SCRIPTS
+        for case in (REFUSED_ANYWHERE if script == "gpt_inference.py" else REFUSED)
+    ],
+)
 def test_a_wrong_line_is_refused_by_every_script(script, case, tmp_path):
     line, told = REFUSED[case]
-    if isinstance(line, dict) and case != "id twice" and line.get("id") == GOOD["id"]:
-        line = {**line, "id": "line-2"}
-    line = line if isinstance(line, str) else json.dumps(line)
     good = write_rows(tmp_path / "good.jsonl", [GOOD])
     bad = tmp_path / "bad.jsonl"
+    line = line if isinstance(line, str) else json.dumps(line)
     bad.write_text(json.dumps(GOOD) + "\n" + line + "\n", encoding="utf-8")
+    arguments = ["--model", MODELS.get(script, GPT_NEOX), "--dev-file", bad]
     if script == "gpt_inference.py":
-        arguments = ["--model", GPT_NEOX, "--model-ckpt-path", checkpoint_of(tmp_path / "checkpoint")]
+        arguments += ["--model-ckpt-path", checkpoint_of(tmp_path / "checkpoint")]
     else:
-        arguments = ["--model", MODELS[script], "--train-file", good]
-    process = run_script(script, *arguments, "--dev-file", bad, "--output-dir", tmp_path / "out")
-    assert process.returncode == 2, process.stdout
-    assert process.stdout == "" and process.stderr.count("\n") == 1
-    assert f"{bad}: {told}" in process.stderr
+        arguments += ["--train-file", good]
+    process = call(script, *arguments, "--output-dir", tmp_path / "out")
+    assert_refused(process, f"{script}: error: {bad}: {told}")
+    assert process.stdout == ""
     assert not (tmp_path / "out").exists()
 
 
-def test_a_line_of_a_megabyte_is_cut_and_predicted(sample_runs, tmp_path):
+def test_a_line_of_a_megabyte_is_cut_and_predicted(small, tmp_path):
     rows = [make_row(str(n), form="급식 최고 " * (n * 80_000 + 1)) for n in range(2)]
     file = write_rows(tmp_path / "long.jsonl", rows)
     assert file.stat().st_size > 2**20
-    flags = ["--model-ckpt-path", sample_runs["bert_plain"][0] / "best", "--test-file", file, "--output-dir", tmp_path / "out"]
-    process = run_script("bert_plain.py", *flags)
-    assert process.returncode == 0, process.stderr
-    assert process.stderr == ""
-    assert [row["input"] for row in utils.read_corpus(tmp_path / "out" / "test.jsonl")] == [row["input"] for row in rows]
+    flags = ["--model-ckpt-path", small.undisturbed("bert_plain.py") / "best", "--test-file", file]
+    process = call("bert_plain.py", *flags, "--output-dir", tmp_path / "out")
+    assert process.returncode == 0 and process.stderr == "", process.stderr
+    predicted = utils.read_corpus(tmp_path / "out" / "test.jsonl")
+    assert [row["input"] for row in predicted] == [row["input"] for row in rows]
 
 
-def test_a_file_is_predicted_window_by_window(sample_runs, tmp_path, monkeypatch):
+def test_a_file_is_predicted_window_by_window(small, tmp_path, monkeypatch):
     monkeypatch.setattr(utils, "WINDOW", 7)
-    best = sample_runs["bert_plain"][0] / "best"
-    arguments = ["--model-ckpt-path", best, "--dev-file", utils.SAMPLE / "dev.jsonl", "--output-dir", tmp_path / "out"]
-    args = bert_plain.parser.parse_args(list(map(str, arguments)))
-    bert_plain.main(args, {"dev": 150}, None)
-    assert scores_of(tmp_path / "out") == pytest.approx(scores_of(sample_runs["bert_plain"][0]), abs=0.02)  # bf16 may be used
-    ids = [row["id"] for row in utils.read_corpus(utils.SAMPLE / "dev.jsonl")]
-    assert [row["id"] for row in utils.read_corpus(tmp_path / "out" / "dev.jsonl")] == ids
+    reference, output = small.undisturbed("bert_plain.py"), tmp_path / "out"
+    arguments = ["--model-ckpt-path", reference / "best", *small.corpus()[2:4]]
+    process = call("bert_plain.py", *arguments, "--precision", "fp32", "--output-dir", output)
+    assert process.returncode == 0, process.stderr
+    assert scores_of(output) == pytest.approx(scores_of(reference), abs=1e-5)
+    assert (output / "dev.jsonl").read_bytes() == (reference / "dev.jsonl").read_bytes()
 
 
 def test_lines_of_train_in_dev_are_counted_and_told(caplog):
     rows = [make_row(str(n), form=f"급식 {n}") for n in range(4)]
     others = [make_row("a", form="급식   3"), make_row("b", form="급식 9")]
-    with caplog.at_level("WARNING", "nikluge-ea"):
-        utils.warn_of_repeats({"train": rows, "dev": rows, "test": others})
-        assert sorted(record.message.split(";")[0] for record in caplog.records) == [
+    with caplog.at_level("WARNING", "emotion"):
+        data.warn_of_repeats({"train": rows, "dev": rows, "test": others})
+        assert sorted(record.getMessage().split(";")[0] for record in caplog.records) == [
             "warning: 1 of the 2 lines of test stand in train too",
             "warning: all 4 lines of dev stand in train too",
         ]
         caplog.clear()
-        utils.warn_of_repeats({"train": rows, "dev": [make_row("c", form="급식 1", target=None)]})
+        data.warn_of_repeats({"train": rows, "dev": [make_row("c", form="급식 1", target=None)]})
         assert not caplog.records
 
 
@@ -438,51 +477,38 @@ def test_lines_of_train_in_dev_are_counted_and_told(caplog):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    "change",
     [
-        ({}, "a path outside it"),
-        ({"strings": {"prefix": "x"}}, "is no checkpoint"),
-        ({"strings": utils.PROMPTS["ko"] | {"answers": utils.PROMPTS["ko"]["answers"][:-1]}}, "is no checkpoint"),
-        ({"strings": utils.PROMPTS["ko"] | {"answers": list(range(9))}}, "is no checkpoint"),
-        ({"objective": "regression"}, "is no checkpoint"),
-        ({"max_length": "512"}, "is no checkpoint"),
-        ({"base": None}, "is no checkpoint"),
+        {"strings": {"prefix": "x"}},
+        {"strings": make_strings("ko", EMOTIONS[:7])},
+        {"strings": make_strings("ko", EMOTIONS) | {"answers": list(range(9))}},
+        {"labels": [1, 2, 3, 4, 5, 6, 7, 8]},
+        {"objective": "regression"},
+        {"max_length": "512"},
+        {"base": None},
     ],
-    ids=[
-        "base elsewhere",
-        "prompt",
-        "eight answers",
-        "answers that are numbers",
-        "objective",
-        "length",
-        "measures of the base",
-    ],
+    ids=["prompt", "eight answers", "numbers", "labels", "objective", "length", "base"],
 )
-def test_an_adapter_that_does_not_fit_is_refused_before_torch_is_imported(change, told, tmp_path):
+def test_an_adapter_that_does_not_fit_is_refused(change, tmp_path):
     file = write_rows(tmp_path / "dev.jsonl", [GOOD])
     checkpoint = checkpoint_of(tmp_path / "checkpoint", **change)
     flags = ["--model-ckpt-path", checkpoint, "--dev-file", file, "--output-dir", tmp_path / "out"]
-    process = run_script("gpt_inference.py", *flags)
-    assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
-    assert told in process.stderr
+    assert_refused(call("gpt_inference.py", *flags), checkpoint, "is no checkpoint")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_adapter_of_another_base_is_refused_before_weights_are_loaded(undisturbed, tmp_path):
-    best = tmp_path / "best"
-    shutil.copytree(undisturbed("gpt_train.py") / "best", best)
+def test_an_adapter_of_another_base_is_refused_before_weights_are_loaded(small, tmp_path):
+    best = small.undisturbed("gpt_train.py") / "best"
     file = write_rows(tmp_path / "dev.jsonl", [GOOD])
     base = tmp_path / "base"
     base.mkdir()
     config = json.loads((GPT_NEOX / "config.json").read_text())
+    flags = ["--model-ckpt-path", best, "--dev-file", file, "--output-dir", tmp_path / "out"]
     for name, value in (("vocab_size", 99), ("hidden_size", 256), ("num_hidden_layers", 3)):
-        (base / "config.json").write_text(json.dumps(config | {name: value}))  # and no weights, which are not looked for
-        flags = ["--model-ckpt-path", best, "--model", base, "--dev-file", file, "--output-dir", tmp_path / "out"]
-        process = run_script("gpt_inference.py", *flags)
-        assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
-        assert f"{name} {config[name]}" in process.stderr and f"has {value}" in process.stderr
-    refused = run_script("gpt_inference.py", "--model-ckpt-path", best, "--dev-file", file, "--output-dir", tmp_path / "out")
-    assert refused.returncode == 2 and f"give --model {GPT_NEOX}" in refused.stderr  # moved away from its run
+        # and no weights, which are not looked for
+        (base / "config.json").write_text(json.dumps(config | {name: value}))
+        process = call("gpt_inference.py", *flags, "--model", base)
+        assert_refused(process, f"{name} {config[name]}", f"has {value}")
     assert not (tmp_path / "out").exists()
 
 
@@ -491,36 +517,56 @@ class Payload:
         return (os.mkdir, ("executed",))
 
 
-@pytest.mark.parametrize("kind", ["pickle", "remote code", "adapter"])
-def test_a_checkpoint_runs_no_code_and_leads_nowhere_else(kind, sample_runs, tmp_path):
+@pytest.mark.parametrize("kind", ["pickle", "pickle beside", "remote code", "adapter"])
+def test_a_checkpoint_runs_no_code_and_leads_nowhere_else(kind, small, tmp_path):
     best = tmp_path / "best"
-    shutil.copytree(sample_runs["bert_plain"][0] / "best", best)
-    if kind == "pickle":
-        (best / "model.safetensors").unlink()
-        (best / "pytorch_model.bin").write_bytes(pickle.dumps(Payload()))
+    shutil.copytree(small.undisturbed("bert_plain.py") / "best", best)
+    if kind.startswith("pickle"):
+        if kind == "pickle":
+            (best / "model.safetensors").unlink()
+        else:
+            (best / "model.safetensors").write_bytes(b"")
+        (best / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(), protocol=2))
     elif kind == "remote code":
         config = json.loads((best / "config.json").read_text())
         config |= {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config"}}
         (best / "config.json").write_text(json.dumps(config))
         (best / "theirs.py").write_text("import os; os.mkdir('executed')")
     else:
-        (best / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(ROBERTA), "peft_type": "LORA"}))
+        adapter = {"base_model_name_or_path": str(ROBERTA), "peft_type": "LORA"}
+        (best / "adapter_config.json").write_text(json.dumps(adapter))
     file = write_rows(tmp_path / "dev.jsonl", [GOOD])
     flags = ["--model-ckpt-path", best, "--dev-file", file, "--output-dir", tmp_path / "out"]
-    process = run_script("bert_plain.py", *flags, cwd=tmp_path)
-    assert process.returncode == 2, process.stderr
-    assert f"bert_plain.py: error: {best}: " in process.stderr.splitlines()[-1] and "Traceback" not in process.stderr
+    process = call("bert_plain.py", *flags, cwd=tmp_path)
+    assert_refused(process, f"bert_plain.py: error: {best}: ")
     assert not (tmp_path / "out").exists() and not (tmp_path / "executed").exists()
 
 
-def test_scores_of_a_checkpoint_are_decided_by_its_own_rule_unless_told(sample_runs, tmp_path):
+@pytest.mark.parametrize("script", ["bert_plain.py", "gpt_train.py"])
+def test_a_model_to_train_runs_no_code(script, small, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(MODELS[script], model)
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(), protocol=2))
+    arguments = [*small.arguments(script), "--model", model, "--output-dir", tmp_path / "out"]
+    assert_refused(call(script, *arguments, cwd=tmp_path), f"{script}: error: {model}: ")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "executed").exists()
+
+
+def test_a_checkpoint_decides_by_its_own_rule_which_a_hand_may_edit_unless_told(small, tmp_path):
     best = tmp_path / "best"
-    shutil.copytree(sample_runs["bert_plain"][0] / "best", best)
+    shutil.copytree(small.undisturbed("bert_plain.py") / "best", best)
     decision = json.loads((best / "decision.json").read_text())
-    utils.write_json(best / "decision.json", decision | {"threshold": 0.01})
-    args = argparse.Namespace(model_ckpt_path=best, threshold="auto")
-    with pytest.raises(utils.InputError, match="was changed"):
-        utils.checkpoint_threshold(args)
-    args.threshold = 0.01
-    assert utils.checkpoint_threshold(args) == 0.01
-    assert np.isclose(utils.load_threshold(sample_runs["bert_plain"][0] / "best"), decision["threshold"])
+    scores = scores_of(small.undisturbed("bert_plain.py"))
+    flags = ["--model-ckpt-path", best, *small.corpus()[2:4], "--precision", "fp32"]
+    thresholds = {"own": decision["threshold"], "edited": 0.2, "told": 0.3}
+    for name, threshold in thresholds.items():
+        if name == "edited":
+            outputs.write_json(best / "decision.json", decision | {"threshold": threshold})
+        told = ["--threshold", threshold] if name == "told" else []
+        process = call("bert_plain.py", *flags, *told, "--output-dir", tmp_path / name)
+        assert process.returncode == 0, process.stderr
+        rows = utils.read_corpus(tmp_path / name / "dev.jsonl")
+        decided = utils.encode_labels(rows, EMOTIONS).astype(bool)
+        sure = np.abs(scores - threshold) > 1e-5
+        assert (decided == (scores >= threshold))[sure].all()

@@ -1,13 +1,16 @@
 """Make the tiny models of the sample, small enough to stand in the repository.
 
-    python data/sample/make_models.py roberta-tiny --teacher DIR --extra FILE      laid out as klue/roberta-large is
-    python data/sample/make_models.py gpt-neox-tiny --teacher DIR --extra FILE     laid out as polyglot-ko-12.8b is
+    python data/sample/make_models.py roberta-tiny --teacher DIR --extra FILE
+                                                     laid out as klue/roberta-large is
+    python data/sample/make_models.py gpt-neox-tiny --teacher DIR --extra FILE
+                                                     laid out as polyglot-ko-12.8b is
 
-Six hundred lines teach a model of this size nothing about Korean, so it learns from a larger encoder first: from the text of
-train.jsonl and of FILE (a labelled corpus file) spans of words are drawn, and its representation ([CLS]; the position that
-foretells the answer to the prompt) learns to say of each what the teacher's mean-pooled one says; on whole lines of FILE it
-learns to tell their emotions as well. dev.jsonl and test.jsonl are not read. data/README.md says which DIR and FILE made the
-models that are shipped. Ten and twenty minutes on two cores.
+Six hundred lines teach a model of this size nothing about Korean, so it learns from a larger
+encoder first: from the text of train.jsonl and of FILE (a labelled corpus file) spans of words are
+drawn, and its representation ([CLS]; the position that foretells the answer to the prompt) learns
+to say of each what the teacher's mean-pooled one says; on whole lines of FILE it learns to tell
+their emotions as well. dev.jsonl and test.jsonl are not read. data/README.md says which DIR and
+FILE made the models that are shipped. Ten and twenty minutes on two cores.
 """
 
 import argparse
@@ -33,16 +36,15 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import utils
+from emotion import answers, process
+from emotion.prompt import Prompt, attention_mask
+from emotion.prompt_words import KOREAN, make_strings
 
-utils.quiet_libraries()  # before the libraries below are imported
-
-import gpt_inference
-import gpt_train
-
-SPECIAL_TOKENS = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]  # in the order of klue/roberta-large
+HERE = Path(__file__).resolve().parent
+EMOTIONS = tuple(KOREAN)
+SPECIAL_TOKENS = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]  # ordered as klue/roberta-large's
 LONGEST = 64  # tokens of a span that are read
 HELD_OUT = 500  # spans that only measure
 
@@ -58,14 +60,16 @@ def draw_spans(text, count, rng):
 
 @torch.no_grad()
 def teach(directory, texts, batch_size=128):
-    """What the teacher says of the texts: unit vectors around their mean, shape [texts, teacher's hidden size]."""
-    tokenizer, teacher = AutoTokenizer.from_pretrained(directory), AutoModel.from_pretrained(directory).eval()
+    """What the teacher says of the texts: unit vectors around their mean, [texts, its width]."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    teacher = AutoModel.from_pretrained(directory).eval()
     said = torch.empty(len(texts), teacher.config.hidden_size)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in tqdm(range(0, len(order), batch_size), desc="teacher", disable=None):
         batch = order[start : start + batch_size]
         # multilingual-e5 was trained with this word before every text
-        inputs = tokenizer([f"query: {texts[index]}" for index in batch], padding=True, truncation=True, return_tensors="pt")
+        queries = [f"query: {texts[index]}" for index in batch]
+        inputs = tokenizer(queries, padding=True, truncation=True, return_tensors="pt")
         with torch.autocast("cpu", torch.bfloat16):
             hidden = teacher(**inputs).last_hidden_state.float()
         mask = inputs["attention_mask"].unsqueeze(-1)
@@ -83,9 +87,11 @@ class TinyRoberta(nn.Module):
         super().__init__()
         # Lowercasing would strip accents too, and with them take Hangul apart.
         trainer = BertWordPieceTokenizer(lowercase=False, strip_accents=False)
-        trainer.train_from_iterator(texts, vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, limit_alphabet=2000)
+        settings = {"special_tokens": SPECIAL_TOKENS, "limit_alphabet": 2000}
+        trainer.train_from_iterator(texts, vocab_size=vocab_size, **settings)
         cased = {"do_lower_case": False, "strip_accents": False}
-        self.tokenizer = BertTokenizer(vocab=trainer.get_vocab(), **cased, model_max_length=512)
+        vocab = trainer.get_vocab()
+        self.tokenizer = BertTokenizer(vocab=vocab, **cased, model_max_length=512)
         self.model = RobertaModel(
             RobertaConfig(
                 vocab_size=len(self.tokenizer),
@@ -103,17 +109,19 @@ class TinyRoberta(nn.Module):
             ),
             add_pooling_layer=False,
         )
-        self.to_emotions = nn.Linear(hidden, len(utils.EMOTIONS))
+        self.to_emotions = nn.Linear(hidden, len(EMOTIONS))
 
     def encode(self, spans):
         return self.tokenizer(spans, truncation=True, max_length=LONGEST)["input_ids"]
 
     def forward(self, input_ids):
         """A batch of token ids to a representation of each, [batch, hidden]."""
-        return self.model(**self.tokenizer.pad({"input_ids": input_ids}, return_tensors="pt")).last_hidden_state[:, 0]
+        inputs = self.tokenizer.pad({"input_ids": input_ids}, return_tensors="pt")
+        return self.model(**inputs).last_hidden_state[:, 0]
 
     def emotion_loss(self, represented, labels):
-        return F.binary_cross_entropy_with_logits(self.to_emotions(F.dropout(represented)), labels)
+        logits = self.to_emotions(F.dropout(represented))
+        return F.binary_cross_entropy_with_logits(logits, labels)
 
 
 class TinyGPTNeoX(nn.Module):
@@ -123,15 +131,15 @@ class TinyGPTNeoX(nn.Module):
 
     def __init__(self, texts, hidden=128, layers=4, vocab_size=3600):
         super().__init__()
-        prompt = utils.PROMPTS["ko"]
+        prompt, end = make_strings("ko", EMOTIONS), "<|endoftext|>"
         trainer = ByteLevelBPETokenizer()
         around = [prompt["prefix"], prompt["target"], prompt["response"], *prompt["answers"]]
         often = around * len(texts)  # so that each answer becomes one token
-        trainer.train_from_iterator([*texts, *often], vocab_size=vocab_size, special_tokens=["<|endoftext|>"])
+        trainer.train_from_iterator([*texts, *often], vocab_size=vocab_size, special_tokens=[end])
         self.tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=trainer,
-            eos_token="<|endoftext|>",
-            pad_token="<|endoftext|>",
+            eos_token=end,
+            pad_token=end,
             model_max_length=2048,
             model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         )
@@ -143,7 +151,11 @@ class TinyGPTNeoX(nn.Module):
                 num_attention_heads=4,
                 intermediate_size=4 * hidden,
                 max_position_embeddings=2048,
-                rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+                rope_parameters={
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "partial_rotary_factor": 0.5,
+                },
                 use_parallel_residual=True,
                 tie_word_embeddings=False,
                 bos_token_id=self.tokenizer.eos_token_id,
@@ -152,22 +164,24 @@ class TinyGPTNeoX(nn.Module):
                 initializer_range=0.03,
             )
         )
-        self.prompt = gpt_inference.Prompt(prompt, self.tokenizer, max_length=2048)
+        self.prompt = Prompt(prompt, self.tokenizer, max_length=2048)
         self.prompt.room = LONGEST
-        self.answers = gpt_inference.AnswerHead(self.model.lm_head, self.prompt.answer_ids)
+        self.answers = answers.AnswerHead(self.model.lm_head, self.prompt.answer_ids)
 
     def encode(self, spans):
         return self.prompt.encode([{"input": {"form": span}} for span in spans])
 
     def forward(self, input_ids):
-        """A batch of token ids to the hidden state that foretells the answer of each, [batch, hidden]."""
+        """A batch of token ids to the hidden states that foretell the answers, [batch, hidden]."""
         inputs = self.prompt.pack(input_ids)
         kept = inputs.pop("logits_to_keep")[0]
+        inputs["attention_mask"] = attention_mask(inputs.pop("line"), inputs.pop("branch"))
         return self.model.gpt_neox(**inputs).last_hidden_state[0, kept]
 
     def emotion_loss(self, represented, labels):
-        # Cross-entropy over a whole vocabulary begins at eight times what the distance to the teacher does, and would drown it.
-        return 0.1 * gpt_train.answer_loss(self.answers(represented[None]), labels)
+        # Cross-entropy over a whole vocabulary begins at eight times what the distance to the
+        # teacher does, and would drown it.
+        return 0.1 * answers.answer_loss(self.answers(represented[None]), labels)
 
 
 def distil(student, spans, said, labels, epochs):
@@ -196,10 +210,13 @@ def distil(student, spans, said, labels, epochs):
     lengths = [len(input_ids[index]) for index in rest]
     steps = epochs * -(-len(rest) // student.batch_size)
     optimizer = torch.optim.AdamW(parameters, lr=student.lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, student.lr, total_steps=steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, student.lr, total_steps=steps, pct_start=0.05
+    )
+    size = student.batch_size
     for epoch in range(epochs):
-        order = [rest[position] for position in get_length_grouped_indices(lengths, student.batch_size)]
-        batches = [order[start : start + student.batch_size] for start in range(0, len(order), student.batch_size)]
+        order = [rest[position] for position in get_length_grouped_indices(lengths, size)]
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
         random.shuffle(batches)
         student.train()
         for batch in tqdm(batches, desc=f"epoch {epoch + 1}/{epochs}", leave=False, disable=None):
@@ -210,20 +227,27 @@ def distil(student, spans, said, labels, epochs):
             optimizer.zero_grad()
         student.eval()
         with torch.no_grad():
-            batches = [held_out[start : start + student.batch_size] for start in range(0, HELD_OUT, student.batch_size)]
-            cosine = 1 - sum(losses(batch)[0].item() * len(batch) for batch in batches) / HELD_OUT
-        print(f"epoch {epoch + 1}: cosine to the teacher on held-out spans {cosine:.3f}", flush=True)
+            batches = [held_out[start : start + size] for start in range(0, HELD_OUT, size)]
+            distance = sum(losses(batch)[0].item() * len(batch) for batch in batches) / HELD_OUT
+        told = f"cosine to the teacher on held-out spans {1 - distance:.3f}"
+        print(f"epoch {epoch + 1}: {told}", flush=True)
 
 
 STUDENTS = {"roberta-tiny": TinyRoberta, "gpt-neox-tiny": TinyGPTNeoX}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    process.quiet_libraries()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("student", choices=STUDENTS)
-    parser.add_argument("--teacher", required=True, help="an encoder that reads Korean, for mean pooling: multilingual-e5")
-    parser.add_argument("--extra", type=Path, required=True, help="a labelled corpus file to learn from beside train.jsonl")
-    parser.add_argument("--output-dir", type=Path, default=HERE, help="where the model's directory is put; default: here")
+    told = "an encoder that reads Korean, for mean pooling: multilingual-e5"
+    parser.add_argument("--teacher", required=True, help=told)
+    told = "a labelled corpus file to learn from beside train.jsonl"
+    parser.add_argument("--extra", type=Path, required=True, help=told)
+    told = "where the model's directory is put; default: here"
+    parser.add_argument("--output-dir", type=Path, default=HERE, help=told)
     parser.add_argument("--spans", type=int, default=10, help="drawn from each line")
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--seed", type=int, default=42)
@@ -231,22 +255,27 @@ def main():
     transformers.set_seed(args.seed)
     transformers.utils.logging.disable_progress_bar()
 
-    train, extra = utils.read_corpus(HERE / "train.jsonl"), utils.read_corpus(args.extra, labelled=True)
+    train = utils.read_corpus(HERE / "train.jsonl")
+    extra = utils.read_corpus(args.extra, labelled=True, labels=EMOTIONS)
     texts = [utils.normalise_text(row["input"]["form"]) for row in train + extra]
     rng = random.Random(args.seed)
     spans = sorted({span for text in texts for span in draw_spans(text, args.spans, rng)})
-    whole = dict(zip(texts[len(train) :], utils.encode_labels(extra).tolist(), strict=True))
-    labels = torch.tensor([whole.get(span, [torch.nan] * len(utils.EMOTIONS)) for span in spans])
+    whole = dict(
+        zip(texts[len(train) :], utils.encode_labels(extra, EMOTIONS).tolist(), strict=True)
+    )
+    labels = torch.tensor([whole.get(span, [torch.nan] * len(EMOTIONS)) for span in spans])
     student = STUDENTS[args.student](texts)
     print(f"{len(texts)} lines, {len(spans)} spans, {len(student.tokenizer)} tokens", flush=True)
 
     distil(student, spans, teach(args.teacher, spans), labels, args.epochs)
     directory = args.output_dir / args.student
-    half = torch.bfloat16 if args.student == "gpt-neox-tiny" else torch.float32  # as the models that they are laid out as
-    student.model.to(half).save_pretrained(directory)
+    is_gpt = args.student == "gpt-neox-tiny"
+    kept = torch.bfloat16 if is_gpt else torch.float32  # as the models that they are laid out as
+    student.model.to(kept).save_pretrained(directory)
     student.tokenizer.save_pretrained(directory)
     size = sum(file.stat().st_size for file in directory.iterdir())
-    print(f"{directory}: {student.model.num_parameters():,} parameters, {size / 2**20:.2f} MiB")
+    parameters = student.model.num_parameters()
+    print(f"{directory}: {parameters:,} parameters, {size / 2**20:.2f} MiB")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """What pays: bert_plain.py against one change at a time, on two public corpora.
 
-    python tests/benchmarks/ablation.py --kote DIR --kote-model DIR --xed DIR --xed-model DIR --output-dir DIR
+    python tests/benchmarks/ablation.py --kote DIR --kote-model DIR --xed DIR --xed-model DIR \\
+        --output-dir DIR
 
-A corpus holds train.jsonl, dev.jsonl and test.jsonl. The base is bert_plain.py with mean pooling and the settings below; it
-and the GRU are trained with three seeds. Every other change is screened with one, and what is then above the mean of the base
-on both corpora is trained with three. A run is a run directory, OUTPUT_DIR/CORPUS/CHANGE-SEED; one that is finished is not made
-again, so the command may be stopped and repeated. --jobs processes work side by side, with one thread and up to 12 GiB each.
+A corpus holds train.jsonl, dev.jsonl and test.jsonl. The base is bert_plain.py with mean pooling
+and the settings below; it and the GRU are trained with three seeds. Every other change is screened
+with one, and what is then above the mean of the base on both corpora is trained with three. A run
+is a run directory, OUTPUT_DIR/CORPUS/CHANGE-SEED; one that is finished is not made again, so the
+command may be stopped and repeated. --jobs processes work side by side, with one thread and up to
+12 GiB each.
 
-The table judges by dev: decisions are cross-fitted (each fifth of the lines by the rule that the others choose), F1 is averaged
-over seeds, and the p-value is that of a paired bootstrap over the lines. Test is shown beside it, and decides nothing.
+The table judges by dev: decisions are cross-fitted (each fifth of the lines by the rule that the
+others choose), F1 is averaged over seeds, and the p-value is that of a paired bootstrap over the
+lines. Test is shown beside it, and decides nothing.
 """
 
 import argparse
@@ -20,63 +24,58 @@ import multiprocessing
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-import ensemble
 import utils
+from emotion import statistics, systems
 
 SEEDS = (42, 43, 44)
 SETTINGS = ("--lr", "1e-4", "--head-lr", "1e-2", "--epochs", "2")
 BASE = "mean"
 CONFIRMED = (BASE, "gru")  # with three seeds, whatever the first one says
-CHANGES = {  # by name of a run: (what the table says, model class of `train`, arguments of VariantTrainer, settings)
-    BASE: ("base: mean pooling, binary cross-entropy", "mean", {}, ()),
-    "gru": ("pooling: GRU (bert_GRU.py), --head-lr 1e-3", "gru", {}, ("--head-lr", "1e-3")),
-    "cls": ("pooling: CLS", "cls", {}, ()),
-    "attention": ("pooling: attention", "attention", {}, ()),
-    "asymmetric": ("loss: asymmetric", "mean", {"loss": "asymmetric"}, ()),
-    "layer-decay": ("learning rate decays by layer, 0.9", "mean", {"layer_decay": 0.9}, ()),
-    "r-drop": ("R-Drop, weight 1", "mean", {"r_drop": 1.0}, ()),
+CHANGES = {  # by name of a run: (what the table says, key of modeling.HEADS, settings)
+    BASE: ("base: mean pooling, binary cross-entropy", "mean", ()),
+    "gru": ("pooling: GRU (bert_GRU.py), --head-lr 1e-3", "gru", ("--head-lr", "1e-3")),
+    "cls": ("pooling: CLS", None, ()),
+    "attention": ("pooling: attention", "attention", ()),
+    "asymmetric": ("loss: asymmetric", "asymmetric", ()),
+    "layer-decay": ("learning rate decays by layer, 0.9", "mean", ()),
+    "r-drop": ("R-Drop, weight 1", "r-drop", ()),
 }
 
 
 def train(name, seed, corpus, model, directory):
-    """Train one run into `directory`, in one thread; one that was begun goes on from its last checkpoint."""
+    """Train one run, in one thread; one that was begun goes on from its last checkpoint."""
     import torch
 
     torch.set_num_threads(1)
-    utils.quiet_libraries()
     import variants
 
-    import bert_GRU
     import bert_plain
+    from emotion import cli, modeling
 
-    classes = {
-        "mean": bert_plain.MeanPoolingClassifier,
-        "cls": bert_plain.AutoModelForSequenceClassification,
-        "attention": variants.AttentionPoolingClassifier,
-        "gru": bert_GRU.GRUClassifier,
-    }
-    _, model_class, changes, settings = CHANGES[name]
-    bert_plain.EmotionTrainer = functools.partial(variants.VariantTrainer, **changes)
+    modeling.HEADS.update(variants.HEADS)
+    if name == "layer-decay":
+        variants.decay_by_layer(0.9)
+    _, head, settings = CHANGES[name]
     files = [f"--{split}-file={corpus / split}.jsonl" for split in ("train", "dev", "test")]
     where = ["--model", str(model), "--output-dir", str(directory), "--seed", str(seed)]
-    args = bert_plain.parser.parse_args(
-        [*where, *SETTINGS, *settings, *files, *["--resume"] * (directory / "run.json").exists()]
-    )
-    corpora = utils.read_corpora(args, predicting=False)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        bert_plain.main(args, corpora, classes[model_class])
+    resume = ["--resume"] * (directory / "run.json").exists()
+    parser = bert_plain.argument_parser("bert_plain", None)
+    recipe = functools.partial(bert_plain.train, head=head)
+    with contextlib.redirect_stdout(io.StringIO()):
+        cli.run_script(parser, recipe, [*where, *SETTINGS, *settings, *files, *resume])
 
 
 def train_all(runs, options, jobs):
-    """Train the runs, (corpus, name, seed) each, that are not finished; returns the directory of each."""
+    """Train the runs, (corpus, name, seed) each, that are not finished; returns all directories."""
     directories = {run: options.output_dir / run[0] / f"{run[1]}-{run[2]}" for run in runs}
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        jobs, mp_context=spawn, max_tasks_per_child=1
+    ) as pool:
         started = {}
         for (corpus, name, seed), directory in directories.items():
             if not (directory / "metrics.json").exists():
@@ -90,7 +89,9 @@ def train_all(runs, options, jobs):
 
 def fit_each(labels, probabilities):
     """A threshold for each emotion, the one that maximises its F1 on these lines."""
-    thresholds = np.array([utils.tune_threshold(labels[:, k], probabilities[:, k]) for k in range(labels.shape[1])])
+    thresholds = np.array(
+        [utils.tune_threshold(labels[:, k], probabilities[:, k]) for k in range(labels.shape[1])]
+    )
     return lambda others: utils.decide(others, thresholds)
 
 
@@ -122,22 +123,26 @@ class Results:
     """What the finished runs of one corpus reached."""
 
     def __init__(self, corpus, directories):
-        self.labels = {split: utils.encode_labels(utils.read_corpus(corpus / f"{split}.jsonl")) for split in ("dev", "test")}
-        self.runs = {(name, seed): ensemble.read_run(directory) for (name, seed), directory in directories.items()}
+        self.runs = {each: systems.read_run(path) for each, path in directories.items()}
+        names = next(iter(self.runs.values()))["labels"]
+        self.labels = {
+            split: utils.encode_labels(utils.read_corpus(corpus / f"{split}.jsonl", True), names)
+            for split in ("dev", "test")
+        }
 
     def decisions(self, name, seed, fit):
         """Cross-fitted decisions on dev, and those on test by the rule of all of dev."""
         scores = self.runs[name, seed]["scores"]
-        dev = utils.cross_fitted_decisions(self.labels["dev"], scores["dev"], fit)
+        dev = statistics.cross_fitted_decisions(self.labels["dev"], scores["dev"], fit)
         return {"dev": dev, "test": fit(self.labels["dev"], scores["dev"])(scores["test"])}
 
     def f1(self, name, seeds, fit=utils.fit_threshold):
-        """Micro-F1 by split, averaged over seeds: [1 + resamples], the lines as they are in front."""
+        """Micro-F1 by split, averaged over seeds: [1 + resamples], the lines as they are first."""
         of_seeds = [self.decisions(name, seed, fit) for seed in seeds]
         f1 = {}
         for split, labels in self.labels.items():
             decisions = np.stack([each[split] for each in of_seeds])
-            micro, _ = ensemble.bootstrap_f1(labels.astype(bool), decisions, 10_000, 42)
+            micro, _ = statistics.bootstrap_f1(labels.astype(bool), decisions, 10_000, 42)
             f1[split] = micro.mean(1)
         return f1
 
@@ -152,21 +157,32 @@ class Results:
         found = self.f1(name, seeds, fit)
         cells = [label, str(len(seeds)), f"{found['dev'][0]:.3f}"]
         if label != CHANGES[BASE][0]:
-            gain = ensemble.paired_difference(found["dev"], self.of_base["dev"])
-            cells += [f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]", f"{gain['p_value']:.4f}"]
+            gain = statistics.paired_difference(found["dev"], self.of_base["dev"])
+            cells += [
+                f"{gain['value']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]",
+                f"{gain['p_value']:.4f}",
+            ]
         else:
             cells += ["", ""]
         seconds = np.mean([self.runs[name, seed]["seconds"] for seed in seeds])
-        return [*cells, f"{found['test'][0]:.3f}", f"{found['test'][0] - self.of_base['test'][0]:+.3f}", f"{seconds:.0f}"]
+        return [
+            *cells,
+            f"{found['test'][0]:.3f}",
+            f"{found['test'][0] - self.of_base['test'][0]:+.3f}",
+            f"{seconds:.0f}",
+        ]
 
 
 def screen(corpora, options):
     """The changes that are above the mean of the base on every corpus with the first seed."""
-    results = [Results(getattr(options, corpus), directories) for corpus, directories in corpora.items()]
+    results = [
+        Results(getattr(options, corpus), directories) for corpus, directories in corpora.items()
+    ]
     return [
         name
         for name in CHANGES
-        if name not in CONFIRMED and all(each.f1(name, SEEDS[:1])["dev"][0] > each.of_base["dev"][0] for each in results)
+        if name not in CONFIRMED
+        and all(each.f1(name, SEEDS[:1])["dev"][0] > each.of_base["dev"][0] for each in results)
     ]
 
 
@@ -178,7 +194,9 @@ def by_corpus(directories):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for corpus in ("kote", "xed"):
         parser.add_argument(f"--{corpus}", metavar="DIR", type=Path, required=True)
         parser.add_argument(f"--{corpus}-model", metavar="DIR", type=Path, required=True)
@@ -190,12 +208,15 @@ def main():
     runs = [(corpus, name, seed) for name in CHANGES for seed in seeds[name] for corpus in corpora]
     directories = train_all(runs, options, options.jobs)
     above = screen(by_corpus(directories), options)
-    print(f"above the base on both corpora with one seed: {', '.join(above) or 'nothing'}", flush=True)
+    print(
+        f"above the base on both corpora with one seed: {', '.join(above) or 'nothing'}", flush=True
+    )
     more = [(corpus, name, seed) for name in above for seed in SEEDS[1:] for corpus in corpora]
     directories |= train_all(more, options, options.jobs)
     for corpus, finished in by_corpus(directories).items():
         results = Results(getattr(options, corpus), finished)
-        print(f"\n| {corpus} | seeds | dev | against the base | p | test | against the base | seconds |")
+        against = "against the base"
+        print(f"\n| {corpus} | seeds | dev | {against} | p | test | {against} | seconds |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for name, (label, *_) in CHANGES.items():
             print(f"| {' | '.join(results.row(label, name))} |")

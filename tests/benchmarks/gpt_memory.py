@@ -1,17 +1,22 @@
-"""The real size without the real weights: 12.9 B parameters laid out as polyglot-ko-12.8b, one training step each.
+"""The real size without the real weights: 12.9 B parameters, one training step each.
 
     python tests/benchmarks/gpt_memory.py [--shape LINESxTOKENS ...] [--allocator as-it-comes]
 
-Random weights in 4 bits (each layer's shape quantised once and copied), the script's own adapter, batch, loss and optimiser, on
-the CPU. TOKENS are those of a whole prompt: its beginning, which the lines of a batch share, and the line's own. Prints seconds
-and peak memory of a step beside what `gpt_train.py --estimate` says of it, and what it says of GPUs.
+Random weights in 4 bits, laid out as polyglot-ko-12.8b (each layer's shape quantised once and
+copied), through the task and the loop of gpt_train.py, on the CPU. TOKENS are those of a whole
+prompt: its beginning, which the lines of a batch share, and the line's own. Prints seconds and peak
+memory of a step, with activations computed again and kept, beside what `gpt_train.py --estimate`
+says of it, and what it says of GPUs.
 
-glibc keeps much of what is freed, in holes between what is not. So that the peak is of what is held, the step runs with blocks
-of a megabyte and more given back at once; as-it-comes leaves the allocator alone.
+glibc keeps much of what is freed, in holes between what is not. So that the peak is of what is
+held, the step runs with blocks of a megabyte and more given back at once; as-it-comes leaves the
+allocator alone.
 """
 
 import argparse
 import copy
+import functools
+import itertools
 import json
 import os
 import random
@@ -24,16 +29,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import numpy as np
+import psutil
+import torch
+from bitsandbytes.nn import Linear4bit, Params4bit
+from torch import nn
+from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
+
+import gpt_train
 import utils
+from emotion import causal, memory, process, training
+from emotion.data import Corpora
+from emotion.run import Run, peak_memory_gib
 
-utils.quiet_libraries()  # before the libraries are imported
-
+process.quiet_libraries()
 SHAPES = ("1x128", "16x96", "16x160")
 
 
 def config():
-    from transformers import GPTNeoXConfig
-
     return GPTNeoXConfig(
         vocab_size=30_080,
         hidden_size=5120,
@@ -41,7 +54,11 @@ def config():
         num_attention_heads=40,
         intermediate_size=20_480,
         max_position_embeddings=2048,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.5,
+        },
         use_parallel_residual=True,
         tie_word_embeddings=False,
     )
@@ -49,11 +66,6 @@ def config():
 
 def build():
     """The model as `from_pretrained` leaves it after quantisation."""
-    import torch
-    from bitsandbytes.nn import Linear4bit, Params4bit
-    from torch import nn
-    from transformers import GPTNeoXForCausalLM
-
     with torch.device("meta"):
         model = GPTNeoXForCausalLM(config()).to(torch.bfloat16)
     quantized = {}
@@ -63,15 +75,23 @@ def build():
         shape = tuple(linear.weight.shape)
         if shape not in quantized:
             weight = torch.randn(shape, dtype=torch.bfloat16) * 0.02
-            quantized[shape] = Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True).to("cpu")
-        layer = Linear4bit(shape[1], shape[0], compute_dtype=torch.bfloat16, quant_type="nf4", device="meta")
+            quantized[shape] = Params4bit(
+                weight, requires_grad=False, quant_type="nf4", compress_statistics=True
+            ).to("cpu")
+        layer = Linear4bit(
+            shape[1], shape[0], compute_dtype=torch.bfloat16, quant_type="nf4", device="meta"
+        )
         layer.weight = copy.deepcopy(quantized[shape])
         layer.bias = nn.Parameter(torch.zeros(shape[0], dtype=torch.bfloat16))
         model.set_submodule(name, layer)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.is_meta:
-                value = torch.ones if isinstance(module, nn.LayerNorm) and name == "weight" else torch.zeros
+                value = (
+                    torch.ones
+                    if isinstance(module, nn.LayerNorm) and name == "weight"
+                    else torch.zeros
+                )
                 setattr(module, name, nn.Parameter(value(parameter.shape, dtype=torch.bfloat16)))
     nn.init.normal_(model.gpt_neox.embed_in.weight, std=0.02)
     nn.init.normal_(model.lm_head.weight, std=0.02)
@@ -81,79 +101,100 @@ def build():
     return model
 
 
-def settings(directory, lines):
-    """The arguments and the prompt of a run with so many lines a batch; `directory` is to hold the model's config."""
-    from transformers import AutoTokenizer
+class OneStep(training.Training):
+    """The loop of the scripts without evaluation and checkpoints."""
 
-    import gpt_inference
-    import gpt_train
+    def end_epoch(self, epoch, speed):
+        pass
 
+
+class BigTask(gpt_train.AnswerTask):
+    """The task of gpt_train.py on the model of `build`, and on lines of random tokens."""
+
+    def draw(self, lines, tokens):
+        rng, own = random.Random(0), tokens - len(self.prompt.prefix_ids)
+        drawn = [[rng.randrange(500, 3000) for _ in range(own)] for _ in range(lines)]
+        self.suffixes = {"train": drawn, "dev": drawn}
+        return len(self.prompt.prefix_ids) + lines * own
+
+
+def make_task(directory, lines):
+    """The task of a run with so many lines a batch; `directory` is to hold config, tokenizer."""
     config().save_pretrained(directory)
-    args = gpt_train.parser.parse_args(["--model", directory, "--output-dir", directory, "--batch-size", str(lines)])
-    tokenizer = AutoTokenizer.from_pretrained(utils.SAMPLE / "gpt-neox-tiny")
-    return args, gpt_inference.Prompt(utils.PROMPTS["ko"], tokenizer, args.max_length)
+    AutoTokenizer.from_pretrained(utils.SAMPLE / "gpt-neox-tiny").save_pretrained(directory)
+    flags = ["--model", directory, "--output-dir", directory, "--batch-size", str(lines)]
+    args = gpt_train.argument_parser().parse_args([*flags, "--precision", "bf16", "--epochs", "1"])
+    labels = utils.labels_of(utils.read_corpus(utils.SAMPLE / "dev.jsonl", labelled=True))
+    rows = [{"id": str(n), "input": {"form": "급식"}} for n in range(lines)]
+    gold = np.eye(8, dtype=np.float32)[np.arange(lines) % 8]
+    corpora = Corpora({"train": rows, "dev": rows}, list(labels), {"train": gold, "dev": gold})
+    run = Run(args, "gpt_memory.py")
+    accelerator = training.begin(run, args)
+    return run, accelerator, corpora, BigTask(args, corpora, accelerator)
+
+
+def needs(task):
+    adapter = functools.partial(causal.lora_config, task.args)
+    return memory.estimate(task.args.model, adapter, task.args.max_length, task.precision)
 
 
 def print_estimate(lines, tokens):
     """What `gpt_train.py --estimate` says of a corpus whose prompts are all of so many tokens."""
-    import gpt_train
-
     with tempfile.TemporaryDirectory() as directory:
-        args, prompt = settings(directory, lines)
-        train = [{"input_ids": range(tokens - len(prompt.prefix_ids))}] * 1024
-        print(f"\nEvery prompt of {tokens} tokens. {gpt_train.check_memory(args, prompt, train)[0]}")
+        *_, task = make_task(directory, lines)
+        prefix = len(task.prompt.prefix_ids)
+        plan = memory.plan(needs(task), [tokens - prefix] * 1024, prefix, lines, 1, 42)
+        print(f"\nEvery prompt of {tokens} tokens. {plan.table}")
 
 
-def step(lines, tokens):
-    """One training step; returns {"packed" tokens, "seconds", "peak", "estimate"}, memory in GiB."""
-    import psutil
-    import torch
-
-    import gpt_inference
-    import gpt_train
-
+def step(lines, tokens, again):
+    """One training step; {"packed" tokens, "seconds", "peak", "estimate"}, memory in GiB."""
     with tempfile.TemporaryDirectory() as directory:
-        args, prompt = settings(directory, lines)
+        run, accelerator, corpora, task = make_task(directory, lines)
         libraries = psutil.Process().memory_info().rss
-        own = tokens - len(prompt.prefix_ids)
-        packed = len(prompt.prefix_ids) + lines * own
-        held, working = gpt_train.estimate_memory(args)
-        estimate = libraries + sum((held | working(packed)).values())
-        rng = random.Random(0)
-        examples = [
-            {"id": str(n), "input_ids": [rng.randrange(500, 3000) for _ in range(own)], "labels": torch.eye(8)[n % 8].numpy()}
-            for n in range(lines)
-        ]
-        model = gpt_train.add_adapter(gpt_inference.with_answer_head(build(), prompt.answer_ids), args)
-        trainer = gpt_train.make_trainer(args, model, prompt, {"train": examples, "dev": examples})
-        trainer.args.max_steps = 1
-        trainer.args.load_best_model_at_end = False
-        trainer.args.eval_strategy = trainer.args.save_strategy = "no"
+        packed = task.draw(lines, tokens)
+        need = needs(task)
+        estimate = libraries + sum((need.held | need.training(packed, again)).values())
+        task.plan = task.plan._replace(again=again)
+        causal.load_base = lambda *_: causal.compute_in_float32(build())
+        task.load()
+        loop = OneStep(run, accelerator, corpora, task, 1)
         started = time.perf_counter()
-        trainer.train()
+        loop.train()
         seconds = time.perf_counter() - started
-    peak = utils.peak_memory_gib()["host"]
+    peak = peak_memory_gib()["host"]
     return {"packed": packed, "seconds": seconds, "peak": peak, "estimate": estimate / 2**30}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--shape", nargs="+", default=SHAPES, help="default: %(default)s")
     parser.add_argument("--allocator", choices=("gives-back", "as-it-comes"), default="gives-back")
-    parser.add_argument("--in-this-process", action="store_true", help="one shape, its figures as JSON")
+    told = "of that shape, its figures as JSON, activations kept or computed again"
+    parser.add_argument("--in-this-process", choices=("kept", "again"), help=told)
     options = parser.parse_args()
     if options.in_this_process:
-        print(json.dumps(step(*map(int, options.shape[0].split("x")))))
+        shape = map(int, options.shape[0].split("x"))
+        print(json.dumps(step(*shape, options.in_this_process == "again")))
         return
-    environment = os.environ | ({"MALLOC_MMAP_THRESHOLD_": str(2**20)} if options.allocator == "gives-back" else {})
-    print(f"{'lines x tokens':<16}{'packed':>8}{'s/step':>8}{'peak GiB':>10}{'estimate':>10}{'off by':>8}")
-    for shape in options.shape:
-        command = [sys.executable, __file__, "--in-this-process", "--shape", shape]
-        process = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    gives_back = {"MALLOC_MMAP_THRESHOLD_": str(2**20)} if options.allocator == "gives-back" else {}
+    print(
+        f"{'lines x tokens':<16}{'activations':<12}{'packed':>8}{'s/step':>8}{'peak GiB':>10}"
+        f"{'estimate':>10}{'off by':>8}"
+    )
+    for shape, what in itertools.product(options.shape, ("again", "kept")):
+        command = [sys.executable, __file__, "--in-this-process", what, "--shape", shape]
+        environment = os.environ | gives_back
+        process = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+        if process.returncode:
+            print(f"{shape:<16}{what:<12} did not fit: code {process.returncode}", flush=True)
+            continue
         told = json.loads(process.stdout.splitlines()[-1])
         off = told["estimate"] / told["peak"] - 1
         print(
-            f"{shape:<16}{told['packed']:>8}{told['seconds']:>8.0f}{told['peak']:>10.2f}{told['estimate']:>10.2f}{off:>8.1%}",
+            f"{shape:<16}{what:<12}{told['packed']:>8}{told['seconds']:>8.0f}"
+            f"{told['peak']:>10.2f}{told['estimate']:>10.2f}{off:>8.1%}",
             flush=True,
         )
     for shape in options.shape[1:]:

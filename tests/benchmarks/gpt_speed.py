@@ -1,145 +1,121 @@
-"""What sorting, packing and the shared beginning are worth: lines a second of the GPT scripts against the plain way.
+"""Speed of the GPT scripts against another checkout of this repository, all in one run.
 
-    python tests/benchmarks/gpt_speed.py --corpus DIR [--lines 500]
+    git worktree add ../before COMMIT
+    python tests/benchmarks/gpt_speed.py --before ../before --corpus DIR [--lines 500] [--runs 3]
 
-On the first lines of DIR/dev.jsonl, with a GPT-NeoX of 33 M random weights (hidden 512, 8 layers) in 4 bits. The plain way of
-inference: whole prompts in the order of the file, padded, `generate` with one new token and the scores of the whole vocabulary.
-The plain way of training: one copy of the prompt for each emotion of a line, in the order of the file, padded, logits of the
-whole vocabulary at every position. Same model, adapter, optimiser, batch size and precision on both sides. Difference: the
-largest from scoring one line at a time in float32. Times are this machine's; read the ratio.
+On the first lines of DIR/dev.jsonl, with a GPT-NeoX of 33 M random weights (hidden 512, 8 layers)
+in 4 bits. Each side is run as a user runs it, in turn: training for one epoch, its time by the
+run's own log, as it comes and with activations computed again in the backward pass (which the other
+checkout always does, if it is old); and inference as it comes, its time as a whole process less
+that of a single line. Times are this machine's; read the ratio.
 """
 
 import argparse
+import os
+import re
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-import utils
-
-utils.quiet_libraries()  # before the libraries are imported
-
-import numpy as np
 import torch
-import transformers
-from tqdm import tqdm
-from transformers import AutoTokenizer, GenerationConfig, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
-import gpt_inference
+ROOT = Path(__file__).resolve().parents[2]
+AGAIN = """
+import sys
 import gpt_train
+from emotion import memory
+plan = memory.plan
+memory.plan = lambda *arguments: plan(*arguments)._replace(again=True)
+gpt_train.main(sys.argv[1:])
+"""
 
-BATCH = 16
 
-
-def build(directory):
+def build(directory: Path) -> None:
+    """A model with random weights, and the tokenizer of the sample's."""
     torch.manual_seed(0)
     rotary = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
-    size = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 2048}
-    model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=7680, rope_parameters=rotary, **size))
-    model.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(utils.SAMPLE / "gpt-neox-tiny").save_pretrained(directory)
-    return model.num_parameters()
+    size = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8}
+    size |= {"intermediate_size": 2048, "vocab_size": 7680}
+    GPTNeoXForCausalLM(GPTNeoXConfig(rope_parameters=rotary, **size)).save_pretrained(directory)
+    sample = ROOT / "data" / "sample" / "gpt-neox-tiny"
+    AutoTokenizer.from_pretrained(sample).save_pretrained(directory)
 
 
-@torch.inference_mode()
-def generate_scores(model, tokenizer, prompt, lines, batch_size):
-    """The plain way: the eight answers' share in the distribution of the first token that `generate` draws."""
-    answers = [ids[0] for ids in prompt.answer_ids[:-1]]
-    settings = GenerationConfig(
-        max_new_tokens=1, do_sample=False, output_scores=True, return_dict_in_generate=True, pad_token_id=tokenizer.pad_token_id
-    )
-    scores = []
-    for start in range(0, len(lines), batch_size):
-        inputs = tokenizer.pad({"input_ids": lines[start : start + batch_size]}, return_tensors="pt", padding_side="left")
-        logits = model.generate(**inputs, generation_config=settings).scores[0]
-        scores.append(logits.float().softmax(-1)[:, answers])
-    scores = torch.cat(scores)
-    return (scores / scores.sum(-1, keepdim=True)).numpy()
+def run(where: Path, program: list[object], *arguments: object) -> float:
+    """Run a program of a checkout; returns its seconds as a whole process."""
+    command = [sys.executable, *map(str, [*program, *arguments])]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(where)}
+    began = time.perf_counter()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return time.perf_counter() - began
 
 
-def train_plainly(model, tokenizer, prompt, examples, args):
-    """The plain way: a copy of the prompt for each answer, logits everywhere, loss on the answer."""
-    copies = []
-    for example in examples:
-        asked = prompt.prefix_ids + example["input_ids"]
-        for answer in np.flatnonzero(example["labels"]).tolist() or [8]:
-            ids = prompt.answer_ids[answer]
-            copies.append((asked + ids, [-100] * len(asked) + ids))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=args.lr, fused=True)
-    model.train()
-    for start in range(0, len(copies), BATCH):
-        ids, targets = zip(*copies[start : start + BATCH], strict=True)
-        inputs = tokenizer.pad({"input_ids": list(ids)}, return_tensors="pt", padding_side="right")
-        longest = inputs["input_ids"].shape[1]
-        labels = torch.tensor([target + [-100] * (longest - len(target)) for target in targets])
-        model(**inputs, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+def train(where: Path, program: list[object], model: Path, lines: Path, output: Path) -> float:
+    """Lines a second of one epoch, evaluation left out."""
+    flags = ["--model", model, "--train-file", lines, "--dev-file", lines.with_name("one.jsonl")]
+    run(where, program, *flags, "--epochs", 1, "--output-dir", output)
+    log = (output / "train.log").read_text(encoding="utf-8")
+    return float(re.search(r"^epoch 1/1: .*?([0-9.]+) lines/s", log, re.MULTILINE)[1])
 
 
-def timed(function, *arguments):
-    started = time.perf_counter()
-    result = function(*arguments)
-    return result, time.perf_counter() - started
+def predict(where: Path, best: Path, lines: Path, output: Path) -> float:
+    """Lines a second of inference, loading left out."""
+    script = [where / "gpt_inference.py", "--model-ckpt-path", best]
+    seconds = [
+        run(where, script, "--test-file", file, "--output-dir", f"{output}-{file.stem}")
+        for file in (lines.with_name("one.jsonl"), lines)
+    ]
+    return (len(lines.read_text(encoding="utf-8").splitlines()) - 1) / (seconds[1] - seconds[0])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    """Print a row for each measurement, from medians."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser.add_argument("--before", type=Path, required=True, help="another checkout")
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--lines", type=int, default=500)
+    parser.add_argument("--runs", type=int, default=3, help="of each side")
     options = parser.parse_args()
-    transformers.utils.logging.disable_progress_bar()
-    rows = utils.read_corpus(options.corpus / "dev.jsonl", labelled=True)[: options.lines]
+    before = options.before.resolve()
+    found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as directory:
-        parameters = build(directory)
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        prompt = gpt_inference.Prompt(utils.PROMPTS["ko"], tokenizer, 512)
-        examples = gpt_train.make_examples(rows, prompt)
-        suffixes = [example["input_ids"] for example in examples]
-        lines = [prompt.prefix_ids + suffix for suffix in suffixes]
-        print(
-            f"{len(rows)} lines of {np.mean(list(map(len, suffixes))):.0f} tokens behind a beginning of "
-            f"{len(prompt.prefix_ids)}; {parameters / 1e6:.0f} M parameters\n"
+        scratch = Path(directory)
+        model, lines = scratch / "model", scratch / "lines.jsonl"
+        build(model)
+        rows = (options.corpus / "dev.jsonl").read_text(encoding="utf-8").splitlines(True)
+        lines.write_text("".join(rows[: options.lines]), encoding="utf-8")
+        lines.with_name("one.jsonl").write_text(rows[0], encoding="utf-8")
+        for number in range(options.runs):
+            for side, where, program in (
+                ("training, before", before, [before / "gpt_train.py"]),
+                ("training, activations computed again", ROOT, ["-c", AGAIN]),
+                ("training, as it comes", ROOT, [ROOT / "gpt_train.py"]),
+            ):
+                output = scratch / f"{side}-{number}"
+                found.setdefault(side, []).append(train(where, program, model, lines, output))
+            for side, where, trained in (
+                ("inference, before", before, "training, before"),
+                ("inference, as it comes", ROOT, "training, as it comes"),
+            ):
+                best, output = (
+                    scratch / f"{trained}-{number}" / "best",
+                    scratch / f"{side}-{number}",
+                )
+                found.setdefault(side, []).append(predict(where, best, lines, output))
+            print({side: round(speeds[-1], 1) for side, speeds in found.items()}, flush=True)
+    print(f"\n{'':<40}{'lines/s':>10}{'ratio':>8}")
+    for side, speeds in found.items():
+        base = found[f"{side.partition(',')[0]}, before"]
+        speed, ratio = (
+            statistics.median(speeds),
+            statistics.median(speeds) / statistics.median(base),
         )
-        print(f"{'inference':<34}{'lines/s':>9}{'ratio':>7}{'difference':>12}")
-        model = gpt_inference.load_base(directory)
-        plain = {}
-        for precision in ("fp32", "bf16"):
-            model.get_output_embeddings().to(torch.float32 if precision == "fp32" else torch.bfloat16)
-            with gpt_inference.evaluating(model, precision):
-                if precision == "fp32":
-                    reference = generate_scores(model, tokenizer, prompt, lines, 1)
-                scores, plain[precision] = timed(generate_scores, model, tokenizer, prompt, lines, BATCH)
-            report(f"plain way, {precision}", len(rows), plain[precision], plain[precision], abs(scores - reference).max())
-        gpt_inference.with_answer_head(model, prompt.answer_ids)
-        for precision in ("fp32", "bf16"):
-            with gpt_inference.evaluating(model, precision), tqdm(disable=True) as bar:
-                started = time.perf_counter()
-                cache = gpt_inference.run_prefix(model, prompt)
-                scores = gpt_inference.score(model, prompt, "answer", suffixes, cache, BATCH, bar)
-                seconds = time.perf_counter() - started
-            report(f"gpt_inference.py, {precision}", len(rows), seconds, plain[precision], abs(scores - reference).max())
-
-        print(f"\n{'training, one epoch':<34}{'lines/s':>9}{'ratio':>7}")
-        args = gpt_train.parser.parse_args(["--model", directory, "--output-dir", directory, "--epochs", "1"])
-        model = gpt_train.add_adapter(gpt_inference.load_base(directory), args)
-        _, plainly = timed(train_plainly, model, tokenizer, prompt, examples, args)
-        report("plain way", len(rows), plainly, plainly)
-        transformers.set_seed(args.seed)
-        model = gpt_inference.with_answer_head(gpt_inference.load_base(directory), prompt.answer_ids)
-        trainer = gpt_train.make_trainer(args, gpt_train.add_adapter(model, args), prompt, {"train": examples, "dev": examples})
-        trainer.args.load_best_model_at_end = False
-        trainer.args.eval_strategy = trainer.args.save_strategy = "no"
-        _, seconds = timed(trainer.train)
-        report("gpt_train.py", len(rows), seconds, plainly)
-
-
-def report(name, lines, seconds, plain, difference=None):
-    shown = "" if difference is None else f"{difference:>12.1e}"
-    print(f"{name:<34}{lines / seconds:>9.1f}{plain / seconds:>7.2f}{shown}", flush=True)
+        print(f"{side:<40}{speed:>10.1f}{ratio:>8.2f}")
 
 
 if __name__ == "__main__":

@@ -1,69 +1,82 @@
-"""Training speed of bert_plain.py against the plain recipe: float32, batches in random order. Both sides in one run.
+"""Speed of bert_plain.py against another checkout of this repository, both sides in one run.
 
-    python tests/benchmarks/speed.py --model DIR --corpus DIR
+    git worktree add ../before COMMIT
+    python tests/benchmarks/speed.py --before ../before --model DIR --corpus DIR [--runs 3]
 
-DIR of the corpus holds train.jsonl and dev.jsonl. Each side trains one epoch of the same model with the same batch size
-and seed; the loss on dev afterwards shows that nothing was lost. Times are this machine's; read the ratio.
+Each side is run as a user runs it, in turn: training for one epoch on train.jsonl of the corpus,
+its time by the run's own log, and prediction of 8,000 unlabelled lines (those of train.jsonl, over
+and over), its time as a whole process. Times are this machine's; read the ratio.
 """
 
 import argparse
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-import utils
-
-utils.quiet_libraries()  # before the libraries are imported
-
-import transformers
-
-import bert_plain
-
-SIDES = {"plain: fp32, random order": ("fp32", "random"), "bert_plain.py": ("auto", "group_by_length")}
+TO_PREDICT = 8000
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(where: Path, script: str, *arguments: object) -> float:
+    """Run a script of a checkout; returns its seconds as a whole process."""
+    command = [sys.executable, str(where / script), *map(str, arguments)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    began = time.perf_counter()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def write_lines(source: Path, target: Path) -> None:
+    """Write TO_PREDICT unlabelled lines."""
+    lines = source.read_text(encoding="utf-8").splitlines()
+    with target.open("w", encoding="utf-8") as file:
+        for number, line in zip(range(TO_PREDICT), itertools.cycle(lines), strict=False):
+            row = json.loads(line) | {"id": str(number), "output": None}
+            print(json.dumps(row, ensure_ascii=False), file=file)
+
+
+def train(where: Path, options: argparse.Namespace, output: Path) -> float:
+    """Lines a second of one epoch, evaluation left out."""
+    files = [f"--{split}-file={options.corpus / split}.jsonl" for split in ("train", "dev")]
+    flags = ["--model", options.model, *files, "--epochs", 1, "--lr", "1e-4", "--head-lr", "1e-2"]
+    run(where, "bert_plain.py", *flags, "--pooling", "mean", "--output-dir", output)
+    log = (output / "train.log").read_text(encoding="utf-8")
+    return float(re.search(r"^epoch 1/1: .*?([0-9.]+) lines/s", log, re.MULTILINE)[1])
+
+
+def main() -> None:
+    """Print a row for each side and the ratio, from medians."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser.add_argument("--before", type=Path, required=True, help="another checkout")
     parser.add_argument("--model", required=True, help="a from_pretrained directory")
     parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--lines", type=int, help="take the first so many lines of train.jsonl; default: all")
-    parser.add_argument("--lr", default="1e-4")
-    parser.add_argument("--head-lr", default="1e-2")
-    parser.add_argument("--pooling", choices=("cls", "mean"), default="mean")
+    parser.add_argument("--runs", type=int, default=3, help="of each side")
     options = parser.parse_args()
-
-    rows = {split: utils.read_corpus(options.corpus / f"{split}.jsonl", labelled=True) for split in ("train", "dev")}
-    rows["train"] = rows["train"][: options.lines]
-    speeds = []
-    print(f"{'':<28}{'lines/s':>10}{'seconds':>10}{'dev loss':>10}{'dev micro-F1':>14}")
-    for name, (precision, order) in SIDES.items():
-        with tempfile.TemporaryDirectory() as directory:
-            rates = ["--lr", options.lr, "--head-lr", options.head_lr]
-            args = bert_plain.parser.parse_args(["--model", options.model, "--epochs", "1", *rates, "--output-dir", directory])
-            transformers.set_seed(args.seed)
-            pooled = bert_plain.MeanPoolingClassifier
-            model_class = pooled if options.pooling == "mean" else bert_plain.AutoModelForSequenceClassification
-            tokenizer, model, new_weights = bert_plain.load_model(args, model_class)
-            datasets = {split: bert_plain.tokenize(part, tokenizer, model.config) for split, part in rows.items()}
-            precision = bert_plain.resolve_precision(precision)
-            trainer = bert_plain.make_trainer(args, model, tokenizer, new_weights, datasets, precision)
-            trainer.args.train_sampling_strategy = order
-            trainer.args.load_best_model_at_end = False
-            trainer.args.eval_strategy = trainer.args.save_strategy = "no"
-            started = time.perf_counter()
-            trainer.train()
-            seconds = time.perf_counter() - started
-            speeds.append(len(rows["train"]) / seconds)
-            scores = trainer.evaluate()
-        print(
-            f"{name:<28}{speeds[-1]:>10.1f}{seconds:>10.1f}{scores['eval_loss']:>10.4f}{scores['eval_micro_f1']:>14.4f}",
-            flush=True,
-        )
-    print(f"{'ratio':<28}{speeds[1] / speeds[0]:>10.2f}")
+    sides = {"before": options.before.resolve(), "now": ROOT}
+    training: dict[str, list[float]] = {side: [] for side in sides}
+    predicting: dict[str, list[float]] = {side: [] for side in sides}
+    with tempfile.TemporaryDirectory() as scratch:
+        to_predict = Path(scratch, "lines.jsonl")
+        write_lines(options.corpus / "train.jsonl", to_predict)
+        for number, (side, where) in itertools.product(range(options.runs), sides.items()):
+            output = Path(scratch, f"{side}-{number}")
+            training[side].append(train(where, options, output))
+            flags = ["--model-ckpt-path", output / "best", "--test-file", to_predict]
+            flags += ["--output-dir", Path(scratch, f"{side}-{number}-predicted")]
+            predicting[side].append(TO_PREDICT / run(where, "bert_plain.py", *flags))
+            print(f"{side}: {training[side][-1]:.1f}, {predicting[side][-1]:.1f}", flush=True)
+    print(f"\n{'':<40}{'before':>10}{'now':>10}{'ratio':>8}")
+    for what, speeds in (("training, lines/s", training), ("8,000 lines predicted", predicting)):
+        before, now = (statistics.median(speeds[side]) for side in sides)
+        print(f"{what:<40}{before:>10.1f}{now:>10.1f}{now / before:>8.2f}")
 
 
 if __name__ == "__main__":

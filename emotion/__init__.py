@@ -1,0 +1,1 @@
+"""What the scripts stand on: command line, run directory, training loop, models, statistics."""

@@ -1,0 +1,204 @@
+"""What lies in a checkpoint, and how large a model is: looked at before torch is imported."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError
+
+import utils
+from emotion import outputs, statistics
+from emotion.run import Run
+
+WEIGHTS = (".safetensors", ".bin")
+
+
+class Checkpoint(NamedTuple):
+    """What was looked at of a checkpoint; `settings` is its prompt.json, where it has one."""
+
+    labels: list[str]
+    threshold: float
+    settings: dict[str, Any]
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None where it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | float) -> Checkpoint:
+    """Look at a checkpoint of a BERT script.
+
+    Args:
+        architectures: what the name of its class may end in.
+        threshold: that to decide by, or "auto" for that of the checkpoint.
+
+    Raises:
+        utils.InputError: it is none, or has no decision rule where one is wanted.
+    """
+    config = read_json(path / "config.json")
+    try:
+        architecture, labels = config["architectures"][0], list(config["id2label"].values())
+    except (KeyError, TypeError, AttributeError, IndexError):
+        told = f"{path}: is no checkpoint (config.json is missing or broken); give best/ of a run"
+        raise utils.InputError(told) from None
+    if (path / "adapter_config.json").exists():  # transformers would load the model that it names
+        told = "holds an adapter too (adapter_config.json); delete what this script did not write"
+        raise utils.InputError(f"{path}: {told}")
+    if not any(path.glob("*.safetensors")):
+        told = f"{path}: has no weights (model.safetensors); give best/ of a run"
+        raise utils.InputError(told)
+    if not architecture.endswith(architectures):
+        told = f"{path}: is a checkpoint of {architecture}; predict with the script that trained it"
+        raise utils.InputError(told)
+    return Checkpoint(labels, resolve_threshold(path, labels, threshold), {})
+
+
+def check_adapter(path: Path, threshold: str | float) -> tuple[Checkpoint, str]:
+    """Look at a checkpoint of gpt_train.py; returns it and the base model that it names.
+
+    Raises:
+        utils.InputError: it is none, or has no decision rule where one is wanted.
+    """
+    settings = read_json(path / "prompt.json")
+    try:
+        base = read_json(path / "adapter_config.json")["base_model_name_or_path"]
+        strings, labels = settings["strings"], settings["labels"]
+        texts = [strings["prefix"], strings["target"], strings["response"], *strings["answers"]]
+        fits = len(strings["answers"]) == len(labels) + 1
+        fits = fits and all(isinstance(text, str) for text in (base, *texts, *labels))
+        fits = fits and settings["objective"] in OBJECTIVES
+        fits = fits and type(settings["max_length"]) is int and isinstance(settings["base"], dict)
+    except (KeyError, TypeError):
+        fits = False
+    if not fits:
+        told = "adapter_config.json or prompt.json is missing or broken; give best/ of a run"
+        raise utils.InputError(f"{path}: is no checkpoint of gpt_train.py ({told}")
+    return Checkpoint(labels, resolve_threshold(path, labels, threshold), settings), base
+
+
+OBJECTIVES = ("answer", "multilabel")  # of gpt_train.py
+
+
+# Decision rule
+
+
+def resolve_threshold(path: Path, labels: Sequence[str], threshold: str | float) -> float:
+    """`threshold`, or where it is "auto" that of a checkpoint's decision.json.
+
+    Raises:
+        utils.InputError: there is none that can be used.
+    """
+    if isinstance(threshold, float):
+        return threshold
+    decision = read_json(path / "decision.json")
+    file, mend = path / "decision.json", "give a decision rule, as --threshold 0.5"
+    try:
+        found, known = decision["threshold"], list(decision["labels"])
+    except (KeyError, TypeError):
+        raise utils.InputError(f"{file}: is missing or broken; {mend}") from None
+    if known != list(labels):
+        raise utils.InputError(f"{file}: its labels are not those of the model; {mend}")
+    if type(found) not in (int, float) or not 0 <= found <= 1:
+        raise utils.InputError(f"{file}: threshold is {found!r}, not a number from 0 to 1; {mend}")
+    return float(found)
+
+
+def choose_threshold(
+    run: Run, labels: Sequence[str], gold: np.ndarray, scores: np.ndarray, given: str | float
+) -> float:
+    """The threshold of a run: `given`, or where it is "auto" tuned on dev; saved in `best/`.
+
+    Args:
+        gold, scores: of dev, shape [lines, labels].
+    """
+    tuned = given == "auto"
+    threshold = utils.tune_threshold(gold, scores) if tuned else float(given)
+    decision: dict[str, Any] = {"labels": list(labels), "threshold": threshold}
+    decision["tuned_on"] = "dev" if tuned else None
+    if tuned:
+        cross_fitted = statistics.cross_fitted_decisions(gold, scores)
+        decision |= {
+            "micro_f1": utils.micro_f1(gold, utils.decide(scores, threshold)),
+            "micro_f1_cross_fitted": utils.micro_f1(gold, cross_fitted),
+            "micro_f1_at_0.5": utils.micro_f1(gold, utils.decide(scores, 0.5)),
+        }
+        utils.log.info(
+            "threshold %.3f, tuned on dev: micro-F1 %.4f on the lines it was tuned on, "
+            "%.4f cross-fitted, %.4f at 0.5",
+            threshold,
+            *(decision[f"micro_f1{rule}"] for rule in ("", "_cross_fitted", "_at_0.5")),
+        )
+    if not run.writes_nothing:
+        best = run.directory / "best"
+        best.mkdir(exist_ok=True)  # where the run has no weights of its own
+        outputs.write_json(best / "decision.json", decision)
+    return threshold
+
+
+# Models
+
+
+def describe_model(name: str) -> str:
+    """What is to be loaded, from where, and how large it is, as one line.
+
+    Raises:
+        utils.InputError: it is neither a `from_pretrained` directory nor a model that the hub or
+            its cache has.
+    """
+    if os.path.exists(name):
+        if not (Path(name) / "config.json").is_file():
+            mend = "give a from_pretrained directory"
+            raise utils.InputError(f"--model {name}: is no model (no config.json); {mend}")
+        return f"loading {name}{told_size(Path(name))}"
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        cached = try_to_load_from_cache(name, "config.json")
+        if isinstance(cached, str):
+            return f"loading {name}{told_size(Path(cached).parent)} from the cache of the hub"
+        info = HfApi().model_info(name, files_metadata=True, timeout=10)
+    except (HFValidationError, RepositoryNotFoundError):
+        mend = "check the name"
+        told = f"--model {name}: neither a directory nor a model on the hub; {mend}"
+        raise utils.InputError(told) from None
+    except Exception as error:
+        raise utils.InputError(
+            f"--model {name}: not on this machine, and the model hub cannot be reached "
+            f"({type(error).__name__}); give a local directory with --model PATH, or try --sample"
+        ) from None
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    kinds = [{n: s for n, s in sizes.items() if n.endswith(kind)} for kind in WEIGHTS]
+    size = sum((kinds[0] or kinds[1]).values())
+    return f"downloading {name} from the hub, {size / 2**20:,.0f} MiB of weights"
+
+
+def told_size(directory: Path) -> str:
+    """How large the weights in a directory are, to put behind its name."""
+    kinds = [sum(f.stat().st_size for f in directory.glob(f"*{kind}")) for kind in WEIGHTS]
+    return f", {(kinds[0] or kinds[1]) / 2**20:,.0f} MiB of weights"
+
+
+@contextlib.contextmanager
+def loading(path: Path | str) -> Iterator[None]:
+    """Inside, what transformers raises over a model that it cannot load is a utils.InputError."""
+    try:
+        yield
+    except utils.InputError:
+        raise
+    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        mend = "give another model or checkpoint"
+        raise utils.InputError(f"{path}: cannot be loaded: {reason}; {mend}") from error

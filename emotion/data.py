@@ -1,0 +1,148 @@
+"""The corpus files that a run reads: where they are looked for, folds, and lines seen twice."""
+
+import argparse
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import utils
+from emotion.run import Run
+
+SPLITS = ("train", "dev", "test")
+CORPUS_PAGE = "https://kli.korean.go.kr/benchmark"
+CORPUS_FILE = "data/nikluge-ea-2023-{}.jsonl"  # beside the scripts, by split
+
+
+Rows = dict[str, list[utils.Row]]  # by split
+
+
+class Corpora(NamedTuple):
+    """What a run trains and is measured with.
+
+    Attributes:
+        rows: by split: train, dev and, where there is one, test.
+        labels: those of train.
+        gold: zeros and ones [lines, labels], by labelled split.
+    """
+
+    rows: Rows
+    labels: list[str]
+    gold: dict[str, np.ndarray]
+
+
+def find_files(args: argparse.Namespace, splits: Sequence[str]) -> dict[str, Path]:
+    """The corpus files that `args` name, by split, or those that lie where they are looked for.
+
+    Raises:
+        utils.InputError: train or dev is wanted to train with, or all to predict, and not there.
+    """
+    files = {}
+    for split in splits:
+        given = getattr(args, f"{split}_file")
+        path = given or utils.ROOT / CORPUS_FILE.format(split)
+        if given or path.exists():
+            next(utils.iter_corpus(path, warn=False))  # raises where it cannot be read
+            files[split] = path
+        elif "train" in splits and split != "test":
+            raise utils.InputError(
+                f"{path}: no such file; apply for the corpus at {CORPUS_PAGE} and put it there, "
+                f"name another with --{split}-file, or try --sample"
+            )
+    if not files:
+        raise utils.InputError("nothing to predict: give --dev-file or --test-file")
+    return files
+
+
+def read_to_train(args: argparse.Namespace, run: Run) -> Corpora | None:
+    """Read train, dev and, where there is one, test; None where the run is complete already.
+
+    Raises:
+        utils.InputError: a file is not as it should be, or `--folds` and `--fold` do not fit.
+    """
+    folds, fold = args.folds, args.fold
+    if (folds is None) != (fold is None):
+        message = "--folds and --fold belong together; give both, as --folds 5 --fold 0"
+        raise utils.InputError(message)
+    if folds is not None and fold >= folds:
+        message = f"--fold {fold}: with --folds {folds}, the parts are 0 to {folds - 1}"
+        raise utils.InputError(f"{message}; give one of them")
+    files = find_files(args, SPLITS)
+    run.note_files(files)
+    if run.is_complete():
+        return None
+    rows = {"train": utils.read_corpus(files["train"], labelled=True)}
+    labels = utils.labels_of(rows["train"])
+    rows["dev"] = utils.read_corpus(files["dev"], labelled=True, labels=labels)
+    labelled = {"train", "dev"}
+    if "test" in files:
+        _, is_labelled = utils.summarise(files["test"], labels)
+        rows["test"] = list(utils.iter_corpus(files["test"], is_labelled, labels, warn=False))
+        labelled |= {"test"} if is_labelled else set()
+    if folds is not None:
+        pooled = rows["train"] + rows["dev"]
+        utils.check_ids(pooled, "--folds, which pools --train-file and --dev-file")
+        rows |= split_fold(pooled, labels, folds, fold)
+    warn_of_repeats(rows)
+    gold = {split: utils.encode_labels(rows[split], labels) for split in labelled}
+    return Corpora(rows, list(labels), gold)
+
+
+def check_to_predict(
+    args: argparse.Namespace, run: Run, labels: Sequence[str]
+) -> dict[str, tuple[Path, int, bool]]:
+    """By split, the files to predict, their number of lines, and whether they are labelled.
+
+    Raises:
+        utils.InputError: as `find_files` and `utils.summarise`.
+    """
+    files = find_files(args, ("dev", "test"))
+    checked = {split: (path, *utils.summarise(path, labels)) for split, path in files.items()}
+    run.note_files(files)
+    return checked
+
+
+def split_fold(rows: list[utils.Row], labels: Sequence[str], folds: int, fold: int) -> Rows:
+    """One of the ways to part labelled rows in `folds`: part `fold` is "dev", the others "train".
+
+    Each combination of labels is spread evenly, and all lines of a sentence go to the same part.
+    The same rows are parted alike on every machine, whatever `--seed` is.
+
+    Raises:
+        utils.InputError: there are too few lines.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    encoded = utils.encode_labels(rows, labels)
+    combinations = np.unique(encoded, axis=0, return_inverse=True)[1]
+    sentences = [utils.normalise_text(row["input"]["form"]) for row in rows]
+    parted = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    with warnings.catch_warnings():  # rare combinations are spread as can be
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        try:
+            parts = list(parted.split(rows, combinations, sentences))[fold]
+        except ValueError:
+            message = f"--folds {folds}: {len(rows)} lines are too few for so many parts"
+            raise utils.InputError(f"{message}; give a smaller K") from None
+    return {
+        split: [rows[index] for index in part]
+        for split, part in zip(("train", "dev"), parts, strict=True)
+    }
+
+
+def warn_of_repeats(corpora: Rows) -> None:
+    """Warn where lines of train stand in dev or test too, by normalised text and target."""
+    trained_on = set(map(utils.text_and_target, corpora["train"]))
+    for split in corpora.keys() - {"train"}:
+        repeated = sum(utils.text_and_target(row) in trained_on for row in corpora[split])
+        if repeated:
+            lines = len(corpora[split])
+            share = f"all {lines}" if repeated == lines else f"{repeated} of the {lines}"
+            utils.log.warning(
+                "warning: %s lines of %s stand in train too; "
+                "scores on them say nothing about other lines",
+                share,
+                split,
+            )

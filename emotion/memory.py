@@ -1,0 +1,203 @@
+"""What a training step of a 4-bit model with adapters needs, told before anything is loaded."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import accelerate
+import numpy as np
+import peft
+import psutil
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import utils
+from emotion import scoring
+from emotion.checkpoint import loading
+
+CUDA_RESERVE = 0.8  # GiB of a GPU for its context and what the allocator cannot use; an assumption
+PROBE = 257  # tokens whose activations are counted; a prime, so that no size of a model equals it
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)  # batch sizes that are tried
+Bytes = dict[str, float]  # by purpose
+
+
+class Estimate(NamedTuple):
+    """What training needs, in bytes.
+
+    Attributes:
+        held: throughout.
+        training: from the tokens of a batch, and whether activations are computed again in the
+            backward pass, to what comes and goes.
+        scoring: from the tokens of a batch to what scoring it takes.
+    """
+
+    held: Bytes
+    training: Callable[[int, bool], Bytes]
+    scoring: Callable[[int], float]
+
+
+def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estimate:
+    """Count what a model holds, and what its layers keep for the backward pass.
+
+    The layers are run on PyTorch's meta device, which has sizes and no numbers.
+
+    Args:
+        adapter: from the model to its `peft.LoraConfig`.
+
+    Raises:
+        utils.InputError: the model has no such layers to adapt, or takes fewer tokens.
+    """
+    with loading(name), torch.device("meta"):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, trust_remote_code=False
+        )
+    longest = getattr(config, "max_position_embeddings", None) or max_length
+    if max_length > longest:
+        told = f"{name} takes {longest} tokens; give that or less"
+        raise utils.InputError(f"--max-length {max_length}: {told}")
+    head, lora = model.get_output_embeddings(), adapter(model)
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+    weights = sum(linear.weight.numel() for linear in linears)
+    largest = max(linear.weight.numel() for linear in linears)
+    widest = max(linear.out_features for linear in linears)
+    stored = {
+        id(p): p.numel() for m in (head, model.get_input_embeddings()) for p in m.parameters()
+    }
+    others = sum(p.numel() for p in model.parameters()) - weights - sum(stored.values())
+    with torch.device("meta"):
+        try:
+            adapted = peft.get_peft_model(model, lora)
+        except ValueError:
+            names = lora.target_modules
+            told = f"{name} has no such linear layers"
+            raise utils.InputError(f"--target-modules {' '.join(names)}: {told}") from None
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    layers, hidden = config.num_hidden_layers, config.hidden_size
+    of_attention = 4 * hidden * layers  # the output that fused kernels keep
+    kept = count_kept_bytes(adapted) / PROBE + of_attention  # of a token
+    unpacked = (2 if precision != "fp32" else 4) * largest
+    held = {
+        "weights in 4 bits": weights / 2 + weights / 64 * (1 + 4 / 256),  # 1 for 64, 4 for 256
+        "embeddings, head, norms, biases": 2 * sum(stored.values()) + 4 * others,
+        "adapter, its gradients, optimiser state": 16 * trained,
+    }
+
+    def training(tokens: int, again: bool) -> Bytes:
+        coming = 2 * unpacked + 8 * tokens * widest  # a weight and its transpose, a gradient
+        if again:
+            one_layer = kept / layers * tokens
+            kept_inputs = 4 * tokens * hidden * layers
+            return {"inputs of every layer, kept": kept_inputs, WORKING: one_layer + coming}
+        return {"activations of every layer, kept": kept * tokens, WORKING: coming}
+
+    def scoring_takes(tokens: int) -> float:
+        return unpacked + tokens * (8 * widest + 16 * hidden)
+
+    return Estimate(held, training, scoring_takes)
+
+
+WORKING = "one layer's work, a weight unpacked"
+
+
+def count_kept_bytes(model: Any) -> int:
+    """Bytes that a pass over PROBE tokens keeps for the backward pass, on the meta device."""
+    own = {id(parameter.untyped_storage()) for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        is_attention = tensor.shape[-2:] == (PROBE, PROBE)  # fused kernels keep none
+        if id(storage) not in own and not is_attention:
+            kept[id(storage)] = storage
+        return tensor
+
+    model.train()
+    ids = torch.zeros((1, PROBE), dtype=torch.long, device="meta")
+    mask = torch.zeros((1, 1, PROBE, PROBE), device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        decoder = model.get_base_model().base_model
+        output = decoder(input_ids=ids, position_ids=ids, attention_mask=mask, use_cache=False)
+        total = sum(storage.nbytes() for storage in kept.values())
+    del output
+    return total
+
+
+def longest_batch(
+    lengths: Sequence[int], prefix: int, batch_size: int, epochs: int, seed: int
+) -> int:
+    """Tokens of the longest batch when lines are drawn at random for so many epochs."""
+    rng, longest = np.random.default_rng(seed), 0
+    for _ in range(epochs):
+        shuffled = rng.permutation(lengths)
+        sums = np.add.reduceat(shuffled, range(0, len(lengths), batch_size))
+        longest = max(longest, int(sums.max()))
+    return prefix + longest
+
+
+class Plan(NamedTuple):
+    """How training fits: the table, whether to compute activations again, tokens to score."""
+
+    table: str
+    again: bool
+    tokens_to_score: int
+    advice: str | None  # where it does not fit
+
+
+def plan(
+    need: Estimate, lengths: Sequence[int], prefix: int, batch_size: int, epochs: int, seed: int
+) -> Plan:
+    """Compare what training needs with what the device has.
+
+    Args:
+        lengths: tokens of each line, without the shared beginning of `prefix` tokens.
+    """
+    device = scoring.device()
+    held = sum(need.held.values())
+
+    def needed(size: int, again: bool) -> float:
+        tokens = longest_batch(lengths, prefix, size, epochs, seed)
+        return held + sum(need.training(tokens, again).values())
+
+    def largest(room: float, again: bool) -> int:
+        return max((size for size in SIZES if needed(size, again) <= room), default=0)
+
+    free: float = psutil.virtual_memory().available
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    free = min(accelerate.utils.gather_object([free]))  # of several devices, the fullest
+    again = needed(batch_size, False) > free
+    tokens = longest_batch(lengths, prefix, batch_size, epochs, seed)
+    total = needed(batch_size, again)
+    rows = need.held | need.training(tokens, again) | {"in all": total, f"free on {device}": free}
+    lines = [f"MiB that training needs, batches of up to {tokens} tokens ({batch_size} lines):"]
+    lines += [f"  {purpose:<44}{size / 2**20:>10,.1f}" for purpose, size in rows.items()]
+    lines.append("activations are " + ("computed again to save memory" if again else "kept"))
+    for card in (24, 16, 12):
+        room = (card - CUDA_RESERVE) * 2**30
+        sizes = largest(room, False), largest(room, True)
+        told = "--batch-size up to {}, up to {} with activations computed again".format(*sizes)
+        lines.append(f"a GPU of {card} GB: {told if sizes[1] else 'too small'}")
+    advice = None
+    if total > free:
+        size = largest(free, True)
+        mend = f"take --batch-size {size}" if size else "take a smaller --model or a larger device"
+        has = f"{device} has {free / 2**30:.1f} free"
+        advice = f"training needs {total / 2**30:.1f} GiB and {has}; {mend}"
+    tokens_to_score = scoring.TOKENS
+    while tokens_to_score > 256 and held + need.scoring(tokens_to_score) > free:
+        tokens_to_score //= 2
+    return Plan("\n".join(lines), again, tokens_to_score, advice)
+
+
+def census(model: Any) -> str:
+    """The parameters of a model with adapters, by type and use, as text for the log."""
+    counted: Counter[str] = Counter()
+    for parameter in model.parameters():
+        packed = parameter.dtype == torch.uint8  # two weights of 4 bits in a byte
+        kind = "in 4 bits" if packed else str(parameter.dtype).removeprefix("torch.")
+        use = "trained" if parameter.requires_grad else "frozen"
+        counted[f"{kind}, {use}"] += parameter.numel() * (1 + packed)
+    told = ", ".join(f"{count / 1e6:.1f} M {kind}" for kind, count in counted.items())
+    return f"{type(model.get_base_model()).__name__} on {model.device}; parameters: {told}"

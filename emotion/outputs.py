@@ -1,0 +1,97 @@
+"""Files that appear whole: JSON, predictions in the corpus's own format, scores, metrics."""
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+import utils
+from emotion import statistics
+
+Scored = Iterable[tuple[list[utils.Row], np.ndarray]]  # (rows, probabilities) in the file's order
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[str]]:
+    """Open a text file to write that appears, whole, when the block has ended without an error."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        # half of a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+        partial.replace(path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            told = f"{path}: cannot be written ({error.strerror}); what was saved before is whole"
+            raise utils.RunError(f"{told}; mend that and start again") from None
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write an object as indented JSON; Korean stays readable."""
+    with whole_file(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def cannot_be_saved(path: Path, error: Exception) -> utils.RunError:
+    """What to tell when the disk is full, or takes no files any more."""
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    mend = "what was saved before is whole; make room and go on with --resume"
+    return utils.RunError(f"{path}: cannot be saved ({reason}); {mend}")
+
+
+def write_predictions(
+    directory: Path,
+    split: str,
+    chunks: Scored,
+    labels: Sequence[str],
+    threshold: float,
+    labelled: bool,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Write `<split>.jsonl`, the corpus with its `output` filled, and `<split>.scores.jsonl`.
+
+    Args:
+        chunks: in the order of the corpus; written as they come.
+
+    Returns:
+        (labels, probabilities) of all lines, [lines, labels]; None where they have no labels.
+    """
+    kept = []
+    with (
+        whole_file(directory / f"{split}.jsonl") as predictions,
+        whole_file(directory / f"{split}.scores.jsonl") as scores,
+    ):
+        for rows, probabilities in chunks:
+            decisions = utils.decide(probabilities, threshold)
+            for row, line, decision in zip(rows, probabilities, decisions, strict=True):
+                filled = row | {"output": utils.decode_labels(decision, labels)}
+                print(json.dumps(filled, ensure_ascii=False), file=predictions)
+                named = dict(zip(labels, map(float, line), strict=True))
+                scored = {"id": row.get("id"), "scores": named}
+                print(json.dumps(scored, ensure_ascii=False), file=scores)
+            if labelled:
+                kept.append((utils.encode_labels(rows, labels), probabilities))
+    if not kept:
+        return None
+    gold, found = zip(*kept, strict=True)
+    return np.concatenate(gold), np.concatenate(found)
+
+
+def metrics_table(split: str, labels: np.ndarray, metrics: dict[str, Any], threshold: float) -> str:
+    """The metrics of one split as text for the screen."""
+    per_emotion = metrics["per_emotion"]
+    width = max(14, *(len(name) + 2 for name in per_emotion))
+    lines = [f"{split:<{width}}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}"]
+    for name, scores in per_emotion.items():
+        values = "".join(f"{scores[key]:>10.3f}" for key in ("precision", "recall", "f1"))
+        lines.append(f"{name:<{width}}{values}{scores['support']:>10}")
+    baseline, column = statistics.majority_micro_f1(labels)
+    tuned, half = metrics["micro_f1"], metrics["micro_f1_at_0.5"]
+    lines.append(f"micro-F1 {tuned:.4f} at threshold {threshold:.3f}, {half:.4f} at 0.5;")
+    always = f"always {list(per_emotion)[column]!r}: micro-F1 {baseline:.4f}"
+    lines.append(f"macro-F1 {metrics['macro_f1']:.4f}; {always}")
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""This process: its place among others, the signals that stop it, how far it has come."""
+
+import contextlib
+import logging
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import utils
+
+SECONDS_BETWEEN_LINES = 30  # where no terminal shows a bar
+SECONDS_BETWEEN_NOTES = 5  # beside a bar
+
+
+class Interrupted(Exception):
+    """A run was told to stop, and has saved what it had."""
+
+
+def process_count() -> int:
+    """How many processes torchrun or accelerate launched; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_process_count() -> int:
+    """How many of these are on this machine, each with a GPU of its own."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the files of a run: the only one, or the first launched."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that ask a process to stop, but for those that it was started to ignore."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP, nohup ignores it
+    known = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return [each for each in known if signal.getsignal(each) is not signal.SIG_IGN]
+
+
+@contextlib.contextmanager
+def signals_handled_by(handler: Callable[..., Any]) -> Iterator[dict[signal.Signals, Any]]:
+    """Inside, `handler` is called on the signals that ask the process to stop.
+
+    Yields the handlers before it, by signal.
+    """
+    before = {each: signal.signal(each, handler) for each in stop_signals()}
+    try:
+        yield before
+    finally:
+        for each, previous in before.items():
+            signal.signal(each, previous)
+
+
+def quiet_libraries() -> None:
+    """Silence what libraries say in a healthy run that concerns nobody."""
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is dep", FutureWarning)  # peft
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is dep", FutureWarning)  # of DDP
+    warnings.filterwarnings("ignore", "`log_with=")  # of a tracker that the scripts tell of too
+    warnings.filterwarnings("ignore", "Detected call of `lr_scheduler")  # a step left out in fp16
+    optional = "Failed to load CPU gemm_4bit_forward"  # kernels for 4 bits on a CPU
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.addFilter(lambda record: optional not in record.getMessage())
+
+
+class Progress:
+    """How far something has come: a bar on a terminal, elsewhere a line now and then.
+
+    Args:
+        total, done: in units.
+    """
+
+    def __init__(self, total: int, unit: str, name: str, done: int = 0) -> None:
+        from tqdm import tqdm
+
+        silent = None if is_main_process() else True  # None: where no terminal is
+        bar = tqdm(total=total, unit=unit, desc=name, initial=done, leave=False, disable=silent)
+        self.bar, self.total, self.unit, self.name, self.done = bar, total, unit, name, done
+        self.last = self.started = (time.monotonic(), done)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.close()
+
+    def per_second(self) -> float:
+        """Units a second since the last line, or the start."""
+        seconds, done = self.last
+        return (self.done - done) / max(time.monotonic() - seconds, 1e-9)
+
+    def update(self, count: int, tell: Callable[[], str] = lambda: "") -> None:
+        """`count` more units are done; `tell` is called where something is shown."""
+        self.done += count
+        self.bar.update(count)
+        pause = SECONDS_BETWEEN_LINES if self.bar.disable else SECONDS_BETWEEN_NOTES
+        if time.monotonic() - self.last[0] < pause:
+            return
+        told = tell()
+        self.bar.set_postfix_str(told)
+        if self.bar.disable:
+            left = self.bar.format_interval((self.total - self.done) / max(self.per_second(), 1e-9))
+            utils.log.info(
+                "%s: %d of %d %ss, %.1f a second, %s left%s",
+                *(self.name, self.done, self.total, self.unit, self.per_second(), left),
+                f", {told}" * bool(told),
+            )
+        self.last = (time.monotonic(), self.done)

@@ -1,0 +1,179 @@
+"""What a causal language model is asked, in tokens, and how the lines of a batch are laid out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import utils
+from emotion import outputs
+
+PAD_TO = 8  # tokens; few shapes, which a GPU likes too
+Suffix = list[int]  # the token ids of a line after the shared beginning
+
+
+class Prompt:
+    """The prompt in tokens: a beginning that all lines share, each line's own, and the answers.
+
+    Text, target and the words around them are tokenised apart, so that nothing in a text can pass
+    for a part of the prompt. A text too long for `max_length` tokens is cut, and nothing else.
+
+    Args:
+        strings: as of `make_strings`.
+        max_length: the longest prompt with its answer, in tokens.
+
+    Raises:
+        utils.InputError: the tokenizer cannot tell the answers apart, or the prompt alone is too
+            long.
+    """
+
+    def __init__(self, strings: dict[str, Any], tokenizer: Any, max_length: int) -> None:
+        self.tokenizer, self.strings, self.max_length = tokenizer, strings, max_length
+        begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+        beginning = [tokenizer.bos_token_id] if begins else []
+        self.prefix_ids: list[int] = beginning + self.tokenize(strings["prefix"])[0]
+        self.answer_ids = self.tokenize(*strings["answers"])
+        self.room = max_length - len(self.prefix_ids) - max(map(len, self.answer_ids))
+        if self.room < 1:
+            told = f"the prompt alone takes {max_length - self.room} tokens; give more"
+            raise utils.InputError(f"--max-length {max_length}: {told}")
+        for index, answer in enumerate(self.answer_ids):
+            for other, ids in enumerate(self.answer_ids):
+                if index != other and ids[: len(answer)] == answer:
+                    one, two = (repr(strings["answers"][number]) for number in (index, other))
+                    told = f"the tokenizer cannot tell the answers {one} and {two} apart"
+                    raise utils.InputError(f"{told}; take another model")
+
+    def save(self, directory: Path, objective: str, labels: Sequence[str], base: Any) -> None:
+        """Write what a checkpoint needs to ask as it was asked in training: `prompt.json`.
+
+        Args:
+            base: the config of the base model, whose measures are kept too.
+        """
+        settings = {"objective": objective, "max_length": self.max_length, "labels": list(labels)}
+        settings |= {"strings": self.strings, "base": measures(base)}
+        outputs.write_json(directory / "prompt.json", settings)
+
+    def tokenize(self, *texts: str) -> list[list[int]]:
+        """Token ids of each text; what looks like a special token is read as plain text."""
+        settings = {"add_special_tokens": False, "split_special_tokens": True}
+        return self.tokenizer(list(texts), **settings)["input_ids"]
+
+    def encode(self, rows: Sequence[utils.Row]) -> list[Suffix]:
+        """The token ids of each row after the shared beginning: text, target, call for the answer.
+
+        Raises:
+            utils.InputError: a target, or the end of the prompt, leaves no room for the text.
+        """
+        pairs = [utils.text_and_target(row) for row in rows]
+        before, after = self.strings["target"], self.strings["response"]
+        texts = self.tokenize(*(text for text, _ in pairs))
+        ends = self.tokenize(*((before + target if target else "") + after for _, target in pairs))
+        for row, end in zip(rows, ends, strict=True):
+            if len(end) >= self.room:
+                told = f"leaves no room for the text in {self.max_length} tokens"
+                mend = "shorten it, or give a greater --max-length"
+                raise utils.InputError(f"id {row.get('id')!r}: input.target.form: {told}; {mend}")
+        return [text[: self.room - len(end)] + end for text, end in zip(texts, ends, strict=True)]
+
+    def lay_out(self, suffix: Suffix) -> tuple[list[int], list[int], list[int], list[int]]:
+        """One line in tokens, and behind it the answers of several tokens without their last.
+
+        Each answer sees the line and itself, so that one pass gives the probability of every
+        answer. Positions count from the shared beginning on.
+
+        Returns:
+            `input_ids`, `position_ids`, `branch` (the answer that a token belongs to, or -1), and
+            `kept`, the indices of the tokens that foretell a token of an answer.
+        """
+        end = len(self.prefix_ids) + len(suffix)
+        input_ids, position_ids = list(suffix), list(range(len(self.prefix_ids), end))
+        branch, kept = [-1] * len(suffix), [len(suffix) - 1]
+        for answer, ids in enumerate(self.answer_ids):
+            kept += range(len(input_ids), len(input_ids) + len(ids) - 1)
+            input_ids += ids[:-1]
+            position_ids += range(end, end + len(ids) - 1)
+            branch += [answer] * (len(ids) - 1)
+        return input_ids, position_ids, branch, kept
+
+    def length(self, suffix: Suffix) -> int:
+        """The tokens of a line with the answers behind it, the shared beginning left out."""
+        return len(suffix) + sum(len(ids) - 1 for ids in self.answer_ids)
+
+    def pack(self, suffixes: Sequence[Suffix]) -> dict[str, torch.Tensor]:
+        """Lay lines behind one another in one row, behind the shared beginning: no padding.
+
+        Returns:
+            `input_ids`, `position_ids`, `line` and `branch` (for `attention_mask`) [1, length],
+            `logits_to_keep` [1, lines * slots], the positions that foretell answer tokens.
+        """
+        row = list(self.prefix_ids)
+        positions, kept = list(range(len(row))), []
+        line, branch = [-1] * len(row), [-1] * len(row)
+        for number, suffix in enumerate(suffixes):
+            input_ids, position_ids, branches, slots = self.lay_out(suffix)
+            kept += [len(row) + slot for slot in slots]
+            row += input_ids
+            positions += position_ids
+            line += [number] * len(input_ids)
+            branch += branches
+        columns = {"input_ids": row, "position_ids": positions, "line": line, "branch": branch}
+        columns["logits_to_keep"] = kept
+        return {name: torch.tensor([values]) for name, values in columns.items()}
+
+    def batch(self, suffixes: Sequence[Suffix]) -> dict[str, torch.Tensor]:
+        """Lay each line in a row of its own, padded on the right, without the shared beginning.
+
+        Rows are padded to a multiple of PAD_TO. In batches of one length a line is padded alike
+        whatever stands beside it, and its attention adds up in the same order: a score then does
+        not depend on the batch where matrix products do not, as on a CPU.
+
+        Returns:
+            As `pack`, with a row for each line.
+        """
+        columns = zip(*map(self.lay_out, suffixes), strict=True)
+        input_ids, position_ids, branch, kept = columns
+        branches = padded(branch, -2, PAD_TO)
+        return {
+            "input_ids": padded(input_ids, 0, PAD_TO),
+            "position_ids": padded(position_ids, 0, PAD_TO),
+            "line": torch.zeros_like(branches),
+            "branch": branches,
+            "logits_to_keep": torch.tensor(kept),
+        }
+
+
+def measures(config: Any) -> dict[str, Any]:
+    """What an adapter's base has to agree in."""
+    names = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")
+    return {name: getattr(config, name, None) for name in names}
+
+
+def padded(rows: Sequence[Sequence[float]], value: float = 0, multiple: int = 1) -> torch.Tensor:
+    """Lists of numbers as one tensor, filled up with `value` to a multiple of so many columns."""
+    tensors = [torch.tensor(row) for row in rows]
+    tensor = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+    return nn.functional.pad(tensor, (0, -tensor.shape[1] % multiple), value=value)
+
+
+def attention_mask(line: torch.Tensor, branch: torch.Tensor, prefix: int = 0) -> torch.Tensor:
+    """Which tokens see which: earlier ones of the same line and branch, or of none (-1).
+
+    The mask is made where `line` and `branch` are: on the device.
+
+    Args:
+        line, branch: [rows, length].
+        prefix: keys in front of the rows that every token sees.
+
+    Returns:
+        What to add to the attention's logits, 0 or the type's minimum, [rows, 1, length, prefix +
+        length]: eager attention adds a mask whatever its type is.
+    """
+    visible = (line[:, None, :] == -1) | (line[:, None, :] == line[:, :, None])
+    visible &= (branch[:, None, :] == -1) | (branch[:, None, :] == branch[:, :, None])
+    hidden = ~visible.tril()[:, None]
+    added = torch.zeros(hidden.shape, device=line.device)
+    added.masked_fill_(hidden, torch.finfo(added.dtype).min)
+    return nn.functional.pad(added, (prefix, 0))

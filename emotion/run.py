@@ -1,0 +1,283 @@
+"""The run directory: run.json, the log, predictions and metrics, and progress on the screen."""
+
+import argparse
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import utils
+from emotion import outputs, process, statistics
+
+PACKAGES = (
+    *("torch", "transformers", "peft", "bitsandbytes", "accelerate"),
+    *("scikit-learn", "numpy", "matplotlib"),
+)
+STATE_FILE = "training_state.json"  # the last file of a checkpoint
+CHANGES_NO_WEIGHT = {  # what may differ on --resume
+    *("output_dir", "resume", "train_file", "dev_file", "test_file"),
+    *("val_batch_size", "save_steps", "threshold", "report_to"),
+}
+
+
+class Run:
+    """A run that has a directory of its own from its first moment on.
+
+    Entering takes the directory and opens `train.log`; leaving by an input error takes away what
+    this run has put there, by any other error writes the traceback to the log. Of several
+    processes the main one alone writes and speaks.
+
+    Attributes:
+        directory: the output directory.
+        record: what run.json holds.
+    """
+
+    def __init__(self, args: argparse.Namespace, script: str) -> None:
+        self.args, self.script, self.directory = args, script, args.output_dir
+        self.writes_nothing = getattr(args, "estimate", False) or not process.is_main_process()
+        self.resumes = getattr(args, "resume", False)
+        self.record: dict[str, Any] = {}
+        self.made: list[Path] = []
+        self.started = time.time()
+
+    def __enter__(self) -> "Run":
+        if not self.writes_nothing:
+            before = self.take()
+            self.made[:0] = [self.directory / "train.log"] * (before is None)
+            log_file = logging.FileHandler(self.directory / "train.log", encoding="utf-8")
+            utils.log.handlers = [logging.StreamHandler(sys.stdout), log_file]
+            utils.log.setLevel(logging.INFO)
+            if before is not None:
+                self.check_same(before)
+            self.note(
+                script=self.script,
+                arguments=vars(self.args),
+                seed=getattr(self.args, "seed", None),  # nothing is drawn where nothing is trained
+                processes=process.process_count(),
+                versions={"python": platform.python_version()}
+                | {name: importlib.metadata.version(name) for name in PACKAGES},
+                git_commit=git_commit(),
+                started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            )
+        elif not process.is_main_process():
+            utils.log.setLevel(logging.CRITICAL)
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, process.Interrupted):
+            with contextlib.suppress(OSError), open(self.directory / "train.log", "a") as file:
+                file.writelines(traceback.format_exception(error) * (not self.writes_nothing))
+        for handler in utils.log.handlers:
+            handler.close()
+        utils.log.handlers = []
+        if isinstance(error, utils.InputError):
+            for path in self.made:
+                with contextlib.suppress(OSError):  # it holds what others put there
+                    path.rmdir() if path.is_dir() else path.unlink()
+
+    def take(self) -> dict[str, Any] | None:
+        """Make the directory this run's own; returns the record of the run that it goes on with.
+
+        Raises:
+            utils.InputError: it is another's, or cannot be made.
+        """
+        path, record = self.directory, self.directory / "run.json"
+        try:
+            parents = [parent for parent in (path, *path.parents) if not parent.exists()]
+            path.mkdir(parents=True, exist_ok=True)
+            held = {file.name for file in path.iterdir()} - {"run.json.partial"}
+            if self.resumes and record.exists():
+                return json.loads(record.read_text(encoding="utf-8") or "{}")
+            if held:
+                raise FileExistsError
+            record.open("x").close()
+        except FileExistsError:
+            raise utils.InputError(self.in_use()) from None
+        except (OSError, ValueError) as error:
+            if (self.resumes and isinstance(error, ValueError)) and record.exists():
+                told = f"{record}: is broken; start anew with another --output-dir"
+                raise utils.InputError(told) from None
+            reason = getattr(error, "strerror", None) or error
+            told = f"{path}: cannot be written ({reason}); give another --output-dir"
+            raise utils.InputError(told) from None
+        self.made = [record, *parents]
+        return None
+
+    def in_use(self) -> str:
+        """Why the directory is not to be had, and which is."""
+        path = self.directory
+        if not path.is_dir():
+            return f"{path}: is not a directory; give another --output-dir"
+        if self.resumes:
+            mend = "give its directory, or an empty one"
+            return f"{path}: holds no run to resume (no run.json); {mend}"
+        base = path.resolve() if path.name in ("", "..") else path
+        names = (f"{base}-{number}" for number in itertools.count(2))
+        free = next(name for name in names if not os.path.lexists(name))
+        or_resume = ", or --resume" if "resume" in self.args else ""
+        return (
+            f"{path}: is not empty, and no run is overwritten; "
+            f"give another, as --output-dir {free}{or_resume}"
+        )
+
+    def check_same(self, before: dict[str, Any]) -> None:
+        """Raise utils.InputError if the run that is resumed had other arguments."""
+        was = before.get("arguments", {}) | {"processes": before.get("processes")}
+        now = json.loads(json.dumps(vars(self.args), default=str)) | {
+            "processes": process.process_count()
+        }
+        for name in sorted(now.keys() | was.keys()) if "arguments" in before else ():
+            if now.get(name) != was.get(name) and name not in CHANGES_NO_WEIGHT:
+                flag = f"--{name.replace('_', '-')}"
+                flag = "the number of processes" if name == "processes" else flag
+                change = f"{flag} was {was.get(name)}, and is {now.get(name)}"
+                mend = "give it as it was, or another --output-dir"
+                raise utils.InputError(f"--resume: {change}; {mend}")
+        self.record = before
+
+    def is_complete(self) -> bool:
+        """Whether the run that is resumed has ended already; says so."""
+        if complete := self.resumes and "seconds" in self.record:
+            utils.log.info("%s: this run is complete; there is nothing to resume", self.directory)
+        return complete
+
+    def note(self, **facts: Any) -> None:
+        """Put facts into run.json."""
+        self.record |= facts
+        if not self.writes_nothing:
+            outputs.write_json(self.directory / "run.json", self.record)
+
+    def note_files(self, files: dict[str, Path]) -> None:
+        """Put names, line counts and SHA-256 of the corpus files into run.json.
+
+        Raises:
+            utils.InputError: the run that is resumed began with other files.
+        """
+        found = {split: identify(path) for split, path in files.items()}
+        before = self.record.get("data", found)
+        for split in sorted(found.keys() | before.keys()):
+            if found.get(split, {}).get("sha256") != before.get(split, {}).get("sha256"):
+                message = f"--{split}-file is not the file that the run began with (SHA-256)"
+                raise utils.InputError(f"--resume: {message}; give that one")
+        self.note(data=found)
+
+    def finish(self, history: Sequence[dict[str, float]] = ()) -> None:
+        """Complete run.json with wall time, peak memory and training curves, and say so.
+
+        The state of the optimiser goes; what is left of a training is `best/`.
+        """
+        peak = peak_memory_gib()
+        facts = {"history": list(history)} if history else {}
+        seconds = round(time.time() - self.started, 1)
+        self.note(seconds=seconds, peak_memory_gib=peak, **facts)
+        if not self.writes_nothing:
+            shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+        memory = ", ".join(f"{gib} GiB on the {where}" for where, gib in peak.items())
+        utils.log.info(
+            "\nDone in %.0f s; peak memory %s. Metrics and predictions: %s",
+            *(self.record["seconds"], memory, self.directory),
+        )
+        if "precision" in self.args:
+            best = getattr(self.args, "model_ckpt_path", None) or self.directory / "best"
+            script = self.script.replace("gpt_train", "gpt_inference")
+            flags = "--test-file FILE --output-dir DIR"
+            utils.log.info("To predict: python %s --model-ckpt-path %s %s", script, best, flags)
+
+    def write_scores(
+        self,
+        scored: Mapping[str, outputs.Scored],
+        labelled: Collection[str],
+        labels: Sequence[str],
+        threshold: float,
+    ) -> None:
+        """Write predictions for every split scored, and metrics of those labelled; print these.
+
+        Of several processes, each takes its part in the scoring, and the main one writes.
+        """
+        if self.writes_nothing:
+            for _ in itertools.chain(*scored.values()):
+                pass
+            return
+        metrics = {}
+        for split, chunks in scored.items():
+            gold = split in labelled
+            found = outputs.write_predictions(
+                self.directory, split, chunks, labels, threshold, gold
+            )
+            if found:
+                decisions = utils.decide(found[1], threshold)
+                metrics[split] = statistics.compute_metrics(*found, decisions, labels)
+                table = outputs.metrics_table(split, found[0], metrics[split], threshold)
+                utils.log.info("\n%s", table)
+        outputs.write_json(self.directory / "metrics.json", metrics)
+
+
+def last_whole_checkpoint(directory: Path) -> Path | None:
+    """The checkpoint of the latest step below an output directory that is whole, or None."""
+    saved = {}
+    for path in (directory / "checkpoints").glob("checkpoint-*"):
+        if path.name.rpartition("-")[2].isdigit() and checkpoint_is_whole(path):
+            saved[int(path.name.rpartition("-")[2])] = path
+    return saved[max(saved)] if saved else None
+
+
+def checkpoint_is_whole(path: Path) -> bool:
+    """Whether a checkpoint's last file is there and parses."""
+    try:
+        return isinstance(json.loads((path / STATE_FILE).read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def identify(path: Path) -> dict[str, Any]:
+    """What tells a corpus file from another: {"file", "lines", "sha256" (hexadecimal)}."""
+    digest, lines = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        for line in file:
+            digest.update(line)
+            lines += bool(line.strip())
+    return {"file": path, "lines": lines, "sha256": digest.hexdigest()}
+
+
+def git_commit() -> str | None:
+    """The commit of this repository, with "-dirty" where files differ; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        described = subprocess.run(command, cwd=utils.ROOT, capture_output=True, text=True)
+    except OSError:
+        return None
+    return described.stdout.strip() or None
+
+
+def peak_memory_gib() -> dict[str, float]:
+    """Peak memory of this process so far, in GiB: {"host": resident, "gpu": allocated by torch}."""
+    try:
+        import resource
+
+        unit = 2**30 if sys.platform == "darwin" else 2**20
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    except ImportError:  # Windows
+        import psutil
+
+        host = psutil.Process().memory_info().peak_wset / 2**30
+    peak = {"host": round(host, 2)}
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        peak["gpu"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return peak

@@ -1,0 +1,201 @@
+"""Finished runs read back as systems to compare: alone, or the runs of all folds as one."""
+
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import utils
+from emotion import run as run_directory
+from emotion.checkpoint import read_json
+
+Rows = dict[str, list[utils.Row]]  # by split
+Files = dict[str, Path | None]  # by split: where a user says that it is now
+
+
+class System(NamedTuple):
+    """What is compared: a run, the runs of all folds, or an average.
+
+    `scores` and `decisions` are arrays [lines, labels] by split, in the order of the corpus;
+    `history` is the log of its training.
+    """
+
+    name: str
+    scores: dict[str, np.ndarray]
+    decisions: dict[str, np.ndarray]
+    history: list[dict[str, float]]
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """`run.json` of a finished run, with "labels", and by split "ids", "scores" and "decisions".
+
+    Raises:
+        utils.InputError: the directory holds no finished run, or a file of it is broken.
+    """
+    run = read_json(directory / "run.json")
+    try:
+        run["data"], run["arguments"], run["script"]
+    except (KeyError, TypeError):
+        told = "holds no run (run.json is missing or broken); name an --output-dir"
+        raise utils.InputError(f"{directory}: {told}") from None
+    if "seconds" not in run:
+        raise utils.InputError(f"{directory}: the run is not finished; end it with --resume")
+    run |= {"ids": {}, "scores": {}, "decisions": {}}
+    for split in ("dev", "test"):
+        path = directory / f"{split}.scores.jsonl"
+        if not path.exists():
+            continue
+        run["ids"][split], run["scores"][split], labels = read_scores(path)
+        if run.setdefault("labels", labels) != labels:
+            raise utils.InputError(f"{path}: has other labels than dev; predict again")
+        predictions = utils.read_corpus(directory / f"{split}.jsonl", True, labels)
+        run["decisions"][split] = utils.encode_labels(predictions, labels).astype(bool)
+        if [row.get("id") for row in predictions] != run["ids"][split]:
+            told = f"{split}.jsonl and {split}.scores.jsonl differ in their lines; predict again"
+            raise utils.InputError(f"{directory}: {told}")
+    if not run["scores"]:
+        told = "has no scores (dev.scores.jsonl, test.scores.jsonl); predict with it"
+        raise utils.InputError(f"{directory}: {told}")
+    return run
+
+
+def read_scores(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
+    """The ids, probabilities [lines, labels] and labels of a `.scores.jsonl` file.
+
+    Raises:
+        utils.InputError: the file is broken.
+    """
+    ids: list[str] = []
+    scores: list[list[float]] = []
+    labels: list[str] = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                record = json.loads(line)
+                labels = labels or list(record["scores"])
+                ids.append(record["id"])
+                scores.append([float(record["scores"][name]) for name in labels])
+            except (ValueError, KeyError, TypeError):
+                told = f"line {number}: is no line of scores; predict again"
+                raise utils.InputError(f"{path}: {told}") from None
+    values = np.array(scores).reshape(-1, len(labels))
+    if not ((values >= 0) & (values <= 1)).all():
+        raise utils.InputError(f"{path}: holds scores that are no probabilities; predict again")
+    return ids, values, labels
+
+
+def read_systems(paths: Sequence[Path], files: Files) -> tuple[list[System], Rows, list[str]]:
+    """The runs at `paths` as systems, what they scored as rows by split, and their labels.
+
+    Args:
+        files: where a split is now; those that are None are set to where the runs say it is.
+
+    Raises:
+        utils.InputError: the runs did not score the same lines, or the runs of some folds are
+            missing.
+    """
+    if repeated := next((path for path in paths if list(paths).count(path) > 1), None):
+        raise utils.InputError(f"{repeated}: is named twice; name each run once")
+    runs = {path: read_run(path) for path in paths}
+    first = runs[paths[0]]
+    splits, labels, pooled = first["scores"].keys(), first["labels"], "fold" in comparable(first)
+    for path, run in runs.items():
+        if run["scores"].keys() != splits:
+            told = f"scored {' and '.join(run['scores'])}, {paths[0]} {' and '.join(splits)}"
+            raise utils.InputError(f"{path}: {told}; score the same")
+        if ("fold" in comparable(run)) != pooled:
+            told = f"made with --folds, or {paths[0]} was, and the other not"
+            raise utils.InputError(f"{path}: {told}; name runs of one kind")
+        if run["labels"] != labels:
+            told = f"has the labels {', '.join(run['labels'])}, {paths[0]} {', '.join(labels)}"
+            raise utils.InputError(f"{path}: {told}; name runs with the same")
+    wanted = (["train"] if pooled else []) + list(splits)
+    corpora = {split: read_scored_file(files, split, runs) for split in wanted}
+    if not pooled:
+        return [to_system(path, run, corpora) for path, run in runs.items()], corpora, labels
+    corpora["dev"] = corpora.pop("train") + corpora["dev"]
+    groups: dict[str, dict[int, tuple[Path, dict[str, Any]]]] = {}
+    for path, run in runs.items():
+        key = comparable(run)
+        groups.setdefault(json.dumps(key | {"fold": None}), {})[key["fold"]] = (path, run)
+    return [join_folds(group, corpora, labels) for group in groups.values()], corpora, labels
+
+
+def comparable(run: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that tell a run from others, with "fold" where it was made with --folds.
+
+    Paths of corpus files, which are another machine's perhaps, do not: SHA-256 tells files apart.
+    """
+    left_out = run_directory.CHANGES_NO_WEIGHT
+    arguments = {name: each for name, each in run["arguments"].items() if name not in left_out}
+    if arguments.get("folds") is None:
+        arguments.pop("fold", None)
+    return arguments | {"script": run["script"]}
+
+
+def read_scored_file(files: Files, split: str, runs: dict[Path, dict[str, Any]]) -> list[utils.Row]:
+    """The rows of the corpus file that all runs name for a split; `files` may say where it is."""
+    for path, run in runs.items():
+        file = files.get(split) or Path(run["data"][split]["file"])
+        files[split] = file
+        if not os.path.isfile(file):
+            mend = f"say with --{split}-file where the {split} file of {path} is"
+            raise utils.InputError(f"{file}: no such file; {mend}")
+        if run_directory.identify(file)["sha256"] != run["data"][split]["sha256"]:
+            told = f"scored another {split} file than {file} (SHA-256)"
+            raise utils.InputError(f"{path}: {told}; compare runs of the same lines")
+    rows = utils.read_corpus(file)
+    utils.check_ids(rows, file)
+    return rows
+
+
+def in_order(ids: Sequence[str], values: np.ndarray, rows: Sequence[utils.Row]) -> np.ndarray:
+    """`values` [lines, ...] of the lines `ids`, in the order of `rows`.
+
+    Raises:
+        utils.InputError: they do not match.
+    """
+    position = {id: index for index, id in enumerate(ids)}
+    if len(ids) != len(rows) or any(row["id"] not in position for row in rows):
+        raise utils.InputError("the scores are not of the lines of the corpus; predict again")
+    return values[[position[row["id"]] for row in rows]]
+
+
+def to_system(path: Path, run: dict[str, Any], corpora: Rows) -> System:
+    """A run as a System."""
+    scores, decisions = (
+        {
+            split: in_order(run["ids"][split], run[what][split], rows)
+            for split, rows in corpora.items()
+        }
+        for what in ("scores", "decisions")
+    )
+    return System(str(path), scores, decisions, run.get("history", []))
+
+
+def join_folds(
+    group: dict[int, tuple[Path, dict[str, Any]]], corpora: Rows, labels: Sequence[str]
+) -> System:
+    """The runs of all folds, by fold, as one System.
+
+    Its threshold is tuned on the scores of all lines of train and dev.
+    """
+    paths, runs = zip(*(group[fold] for fold in sorted(group)), strict=True)
+    folds = runs[0]["arguments"]["folds"]
+    if missing := [str(fold) for fold in range(folds) if fold not in group]:
+        told = f"of its {folds} folds, {', '.join(missing)} are not named; train and name them too"
+        raise utils.InputError(f"{paths[0]}: {told}")
+    ids = list(itertools.chain.from_iterable(run["ids"]["dev"] for run in runs))
+    dev = np.concatenate([run["scores"]["dev"] for run in runs])
+    scores = {"dev": in_order(ids, dev, corpora["dev"])}
+    if "test" in corpora:
+        rows = corpora["test"]
+        tests = [in_order(run["ids"]["test"], run["scores"]["test"], rows) for run in runs]
+        scores["test"] = np.mean(tests, axis=0)
+    rule = utils.fit_threshold(utils.encode_labels(corpora["dev"], labels), scores["dev"])
+    decisions = {split: rule(values) for split, values in scores.items()}
+    return System(f"{paths[0]} and its other folds", scores, decisions, [])

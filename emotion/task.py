@@ -1,0 +1,63 @@
+"""What an approach gives to the training loop, and the orders in which lines are seen."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from emotion.scoring import AfterBatch, Batch
+
+
+class Task(Protocol):
+    """What an approach gives to the loop.
+
+    Attributes:
+        model: as it is before `accelerator.prepare`.
+        parameters: groups of those to train, with their rates, for AdamW.
+        lines_at_once: how many lines a process takes through the model at a time.
+        precision: what products are made in; float16 needs the loss scaled.
+    """
+
+    model: Any
+    parameters: list[dict[str, Any]]
+    lines_at_once: int
+    precision: str
+
+    def batches(self, epoch: int) -> list[Batch]:
+        """The lines of each step of an epoch, by index; of all processes, which part them."""
+
+    def loss(self, model: Any, batch: Sequence[int]) -> torch.Tensor:
+        """The mean loss of lines of train, given by index."""
+
+    def score(self, model: Any, split: str, after_batch: AfterBatch) -> np.ndarray:
+        """Probabilities of the labels, [lines, labels]; the model is in evaluation mode."""
+
+    def save(self, model: Any, path: Path, weights: dict[str, Any] | None) -> None:
+        """Write a checkpoint that its library reads; with weights that processes share."""
+
+    def load_best(self, path: Path) -> Any:
+        """The model of a checkpoint, read back to predict with."""
+
+
+def like_length(lengths: Sequence[int], lines: int, seed: int, epoch: int) -> list[Batch]:
+    """The batches of an epoch, lines of like length together, in random order.
+
+    Sorting within groups of 100 batches, each drawn at random, leaves little padding. Seed and
+    epoch alone decide. The last batch may be short, and stays last.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(lengths)).tolist()
+    for start in range(0, len(order), 100 * lines):
+        group = slice(start, start + 100 * lines)
+        order[group] = sorted(order[group], key=lambda index: -lengths[index])
+    batches = [order[start : start + lines] for start in range(0, len(order), lines)]
+    shuffled = [*rng.permutation(len(batches) - 1).tolist(), len(batches) - 1]
+    return [batches[number] for number in shuffled]
+
+
+def in_random_order(count: int, lines: int, seed: int, epoch: int) -> list[Batch]:
+    """The batches of an epoch, drawn at random by seed and epoch alone."""
+    order = np.random.default_rng((seed, epoch)).permutation(count).tolist()
+    return [order[start : start + lines] for start in range(0, count, lines)]

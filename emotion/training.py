@@ -1,0 +1,295 @@
+"""One training loop, on accelerate, for all approaches: checkpoints, resume, interrupts, curves.
+
+A run may be stopped or killed at any moment, and `--resume` brings it to the same end: equal to
+the bit on a CPU.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import shutil
+import signal
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from transformers import get_linear_schedule_with_warmup, set_seed
+
+import utils
+from emotion import outputs, process, scoring
+from emotion.data import Corpora
+from emotion.run import STATE_FILE, Run, checkpoint_is_whole, last_whole_checkpoint
+from emotion.task import Task
+
+LOG_STEPS = 10  # the loss is fetched from the device, looked at and logged so often
+
+
+@dataclasses.dataclass
+class State:
+    """How far a run has come: what `training_state.json` of a checkpoint holds."""
+
+    step: int = 0
+    epochs: int = 0  # trained and evaluated
+    best: float = -1.0
+    best_epoch: int = 0
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+
+def begin(run: Run, args: argparse.Namespace) -> Accelerator:
+    """Devices, seed, and the Accelerator, in float32: an approach says what it computes in.
+
+    Raises:
+        utils.InputError: the tracker is not installed, or there are fewer GPUs than processes.
+    """
+    scoring.check_devices()
+    set_seed(args.seed)
+    tracker = None if args.report_to == "none" else args.report_to
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision="no",
+        log_with=tracker,
+        project_dir=run.directory,
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    if tracker and not accelerator.log_with:
+        mend = f"pip install {tracker}, or leave --report-to out"
+        raise utils.InputError(f"--report-to {tracker}: is not installed; {mend}")
+    return accelerator
+
+
+@dataclasses.dataclass(repr=False)
+class Training:
+    """AdamW, a tenth of the steps warm-up, linear decay, the best epoch kept."""
+
+    run: Run
+    accelerator: Accelerator
+    corpora: Corpora
+    task: Task
+    epochs: int
+    save_steps: int | None = None
+
+    def train(self) -> list[dict[str, float]]:
+        """Train, from the last whole checkpoint on where there is one, and leave `best/`.
+
+        Returns:
+            What was logged: "step", "epoch", and "loss" or the metrics of dev.
+
+        Raises:
+            process.Interrupted: the process was told to stop, and a checkpoint was saved.
+            utils.RunError: a loss is not finite, or a checkpoint cannot be saved.
+        """
+        accelerator, self.stop, lines = self.accelerator, False, len(self.corpora.rows["train"])
+        self.steps = len(self.task.batches(0))  # of an epoch
+        total = self.steps * self.epochs
+        self.optimizer = torch.optim.AdamW(self.task.parameters, fused=True)
+        self.schedule = get_linear_schedule_with_warmup(
+            self.optimizer, math.ceil(total / 10), total
+        )
+        self.scales_loss = self.task.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=self.scales_loss)
+        self.model, self.optimizer = accelerator.prepare(self.task.model, self.optimizer)
+        accelerator.register_for_checkpointing(self.schedule, self.scaler)
+        state = self.state = self.resume()
+        self.pending: list[tuple[int, torch.Tensor, scoring.Batch]] = []
+        done = round(state.step / self.steps * lines)
+        with (
+            process.signals_handled_by(self.tell_to_stop) as self.handlers,
+            process.Progress(lines * self.epochs, "line", "training", done) as self.progress,
+        ):
+            for epoch in range(state.epochs, self.epochs):
+                self.model.train()
+                began, at_first = time.perf_counter(), self.progress.done
+                for batch in self.task.batches(epoch)[state.step - epoch * self.steps :]:
+                    self.step(batch)
+                    if self.save_steps and state.step % self.save_steps == 0:
+                        self.save()
+                    self.stop_if_told()
+                lines_seen = self.progress.done - at_first
+                self.end_epoch(epoch + 1, lines_seen / (time.perf_counter() - began))
+                self.stop_if_told()
+        self.accelerator.free_memory()  # the optimiser is done with
+        del self.optimizer
+        return state.history
+
+    def step(self, batch: scoring.Batch) -> None:
+        """Forward, backward, clip, step, schedule; nothing here waits for the device."""
+        accelerator, rank = self.accelerator, self.accelerator.process_index
+        mine = batch[rank :: accelerator.num_processes]
+        starts = range(0, len(mine), self.task.lines_at_once)
+        # a short batch may leave this process no line: it takes part, and counts nothing
+        parts = [mine[n : n + self.task.lines_at_once] for n in starts] or [batch[:1]]
+        seen = torch.zeros((), device=accelerator.device)
+        for number, part in enumerate(parts):
+            # processes' gradients are averaged, so that the loss is the mean over all lines
+            share = len(part) / len(batch) * accelerator.num_processes if mine else 0.0
+            waits = number < len(parts) - 1
+            with accelerator.no_sync(self.model) if waits else contextlib.nullcontext():
+                loss = self.task.loss(self.model, part) * share
+                accelerator.backward(self.scaler.scale(loss))
+            seen += loss.detach()
+        optimizer = self.optimizer.optimizer  # accelerate's wrapper knows no scaler of ours
+        self.scaler.unscale_(optimizer)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        if not self.scales_loss:  # else the scaler leaves such a step out
+            seen = torch.where(norm.isfinite(), seen, norm)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        optimizer.zero_grad()
+        self.state.step += 1
+        self.pending.append((self.state.step, seen, batch))
+        self.progress.update(len(batch), lambda: f"loss {seen.item():.4f}")
+        if len(self.pending) >= LOG_STEPS:
+            self.look_at_losses()
+
+    def look_at_losses(self) -> None:
+        """Fetch the losses of the last steps, and log their mean.
+
+        Raises:
+            utils.RunError: one, or its gradient, is not finite.
+        """
+        if not self.pending:
+            return
+        steps, losses, batches = zip(*self.pending, strict=True)
+        self.pending = []
+        values = self.accelerator.reduce(torch.stack(losses), "mean").tolist()
+        for step, value, batch in zip(steps, values, batches, strict=True):
+            if not math.isfinite(value):
+                ids = [str(self.corpora.rows["train"][index].get("id")) for index in batch]
+                mend = "take a lower --lr, or another --precision; what was saved is whole"
+                told = f"the loss is {value}, on the lines {', '.join(ids)}"
+                raise utils.RunError(f"step {step}: {told}; {mend}")
+        lr = self.schedule.get_last_lr()[0]
+        self.log(loss=float(np.mean(values)), epoch=steps[-1] / self.steps, lr=lr)
+
+    def log(self, **values: float) -> None:
+        """Put values into the history, and send them to the tracker."""
+        self.state.history.append({"step": self.state.step} | values)
+        self.accelerator.log(values, step=self.state.step)
+
+    def end_epoch(self, epoch: int, speed: float) -> None:
+        """Evaluate, keep the model if it is the best so far, and save a checkpoint."""
+        self.look_at_losses()
+        self.model.eval()
+        gold = self.corpora.gold["dev"]
+        with process.Progress(len(gold), "line", "dev") as progress:
+
+            def after_batch(lines: int) -> None:
+                progress.update(lines)
+                self.stop_if_told()
+
+            scores = self.task.score(self.model, "dev", after_batch)
+        metrics = utils.micro_f1_by_rule(gold, scores)
+        history = self.state.history
+        losses = [each["loss"] for each in history if each["epoch"] > epoch - 1 and "loss" in each]
+        self.state.epochs = epoch
+        self.log(epoch=epoch, **metrics)
+        utils.log.info(
+            "epoch %d/%d: %s%.1f lines/s; dev micro-F1 %.4f at its best threshold, %.4f at 0.5",
+            *(epoch, self.epochs, f"loss {np.mean(losses):.4f}, " * bool(losses)),
+            *(speed, metrics["micro_f1"], metrics["micro_f1_at_0.5"]),
+        )
+        if metrics["micro_f1"] > self.state.best:
+            self.state.best, self.state.best_epoch = metrics["micro_f1"], epoch
+            self.keep_as_best()
+        self.save()
+
+    def keep_as_best(self) -> None:
+        """Write `best/`, file by file from beside it: only the weights differ between epochs."""
+        is_spread = self.accelerator.distributed_type == DistributedType.FSDP
+        weights = self.accelerator.get_state_dict(self.model) if is_spread else None
+        if self.accelerator.is_main_process:
+            partial, best = self.run.directory / "best.partial", self.run.directory / "best"
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                self.task.save(self.accelerator.unwrap_model(self.model), partial, weights)
+                best.mkdir(exist_ok=True)
+                for file in partial.iterdir():
+                    file.replace(best / file.name)
+                partial.rmdir()
+            except Exception as error:  # each library has its own for a full disk
+                shutil.rmtree(partial, ignore_errors=True)
+                raise outputs.cannot_be_saved(best, error) from error
+        self.accelerator.wait_for_everyone()
+
+    # Checkpoints
+
+    def save(self) -> None:
+        """Save a checkpoint, which gets its name when it is whole, and remove the one before."""
+        self.look_at_losses()
+        accelerator, state = self.accelerator, dataclasses.asdict(self.state)
+        checkpoints = self.run.directory / "checkpoints"
+        final, partial = checkpoints / f"checkpoint-{self.state.step}", checkpoints / ".partial"
+        try:
+            if checkpoint_is_whole(final):  # of this step before its evaluation
+                if accelerator.is_main_process:
+                    outputs.write_json(final / STATE_FILE, state)
+                return
+            if accelerator.is_main_process:
+                shutil.rmtree(partial, ignore_errors=True)
+            accelerator.wait_for_everyone()
+            accelerator.save_state(str(partial))
+            accelerator.wait_for_everyone()  # each process saves its random state
+            if accelerator.is_main_process:
+                outputs.write_json(partial / STATE_FILE, state)
+                shutil.rmtree(final, ignore_errors=True)  # of a run that was killed
+                partial.rename(final)
+                for other in checkpoints.glob("checkpoint-*"):
+                    if other != final:
+                        shutil.rmtree(other, ignore_errors=True)
+            accelerator.wait_for_everyone()
+        except Exception as error:  # each library has its own for a full disk
+            shutil.rmtree(partial, ignore_errors=True)
+            raise outputs.cannot_be_saved(final, error) from error
+
+    def resume(self) -> State:
+        """The state of the last whole checkpoint, loaded; where there is none, a new one."""
+        path = last_whole_checkpoint(self.run.directory) if self.run.resumes else None
+        self.accelerator.wait_for_everyone()
+        if path is None:
+            return State()
+        self.accelerator.load_state(str(path))
+        state = State(**json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
+        utils.log.info("going on from %s", path)
+        return state
+
+    # Interrupts
+
+    def tell_to_stop(self, number: int, frame: Any) -> None:
+        """On a signal: stop after this step; told twice, and alone, at once."""
+        if self.stop and self.accelerator.num_processes == 1:
+            before = self.handlers[signal.Signals(number)]
+            if callable(before):
+                before(number, frame)
+        self.stop = True
+
+    def stop_if_told(self) -> None:
+        """Save a checkpoint and raise process.Interrupted where any process was told to stop."""
+        told = self.stop
+        if self.accelerator.num_processes > 1:
+            flag = torch.tensor(float(told), device=self.accelerator.device)
+            told = bool(self.accelerator.reduce(flag, "sum"))
+        if told:
+            self.save()
+            raise process.Interrupted
+
+
+def fit(
+    run: Run, args: argparse.Namespace, accelerator: Accelerator, corpora: Corpora, task: Task
+) -> None:
+    """Train, and predict with what was saved: the end of every training script."""
+    if accelerator.log_with:  # only now, when no input can be wrong any more
+        settings = {name: str(value) for name, value in vars(args).items()}
+        accelerator.init_trackers(run.directory.name, config=settings)
+    history = Training(run, accelerator, corpora, task, args.epochs, args.save_steps).train()
+    best = task.load_best(run.directory / "best")
+    score = functools.partial(task.score, best)
+    scoring.conclude(run, corpora, score, args.threshold, history)
+    accelerator.end_training()

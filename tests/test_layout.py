@@ -1,0 +1,174 @@
+"""The house: which file may import which, how long each may be, that all of it is described."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, call
+
+SCRIPTS = ("bert_plain", "bert_GRU", "gpt_train", "gpt_inference", "ensemble")
+EMOTION = sorted(path.stem for path in (ROOT / "emotion").glob("*.py"))
+FILES = ["utils.py", *(f"{name}.py" for name in SCRIPTS), *(f"emotion/{n}.py" for n in EMOTION)]
+SOURCE = {file: (ROOT / file).read_text(encoding="utf-8") for file in FILES}
+TREE = {file: ast.parse(source) for file, source in SOURCE.items()}
+LINES = {
+    **{"bert_plain.py": 220, "bert_GRU.py": 60, "gpt_train.py": 200, "gpt_inference.py": 120},
+    **{"ensemble.py": 200, "utils.py": 300, "README.md": 180},
+    **{f"emotion/{name}.py": 300 for name in EMOTION},
+}
+LONGEST_FUNCTION = 60
+APPROACHES = {f"emotion.{each}" for each in ("encoder", "causal", "prompt", "memory", "modeling")}
+HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "sklearn", "matplotlib")
+
+
+def imports(file, anywhere=True):
+    """The modules that a file imports, those of this repository by their full name.
+
+    Args:
+        anywhere: inside functions too.
+    """
+    found = set()
+    for node in ast.walk(TREE[file]) if anywhere else TREE[file].body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}: a relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            inside = {name for name in names if name.removeprefix("emotion.") in EMOTION}
+            found |= inside or {node.module}
+    return found
+
+
+def own(file, anywhere=True):
+    """Of these, the modules of this repository."""
+    return {name for name in imports(file, anywhere) if name.split(".")[0] in HOUSE}
+
+
+HOUSE = {"utils", "emotion", *SCRIPTS}
+
+
+def test_a_file_imports_only_from_floors_below_it():
+    assert own("utils.py") == set()
+    for file in FILES:
+        used = own(file) & {*SCRIPTS}
+        assert used == ({"bert_plain"} if file == "bert_GRU.py" else set()), file
+        assert not {name.split(".")[0] for name in imports(file)} & {"tests", "data"}, file
+
+
+def test_no_module_imports_another_in_a_circle():
+    below = {f"emotion.{name}": own(f"emotion/{name}.py", False) - {"utils"} for name in EMOTION}
+    while below:
+        ground = {name for name, used in below.items() if not used & below.keys()}
+        assert ground, f"these import one another: {below}"
+        below = {name: used for name, used in below.items() if name not in ground}
+
+
+def test_inside_emotion_each_knows_what_it_should():
+    assert not own("emotion/training.py") & APPROACHES  # the loop knows no approach
+    for name in ("causal", "prompt", "encoder", "modeling"):  # nor an approach the run directory
+        assert "emotion.run" not in own(f"emotion/{name}.py"), name
+    assert own("emotion/modeling.py") == set()  # a checkpoint can carry it
+    standard = {name.split(".")[0] for name in imports("emotion/modeling.py")}
+    assert standard == {"torch", "transformers"}
+
+
+def test_what_the_command_line_stands_on_is_light():
+    """As far as it is imported at once: `--help` and a wrong argument take no time."""
+    seen, todo = set(), ["emotion/cli.py", "utils.py", *(f"{name}.py" for name in SCRIPTS)]
+    while todo:
+        file = todo.pop()
+        seen.add(file)
+        names = {name.split(".")[0] for name in imports(file, anywhere=False)}
+        assert not names & {*HEAVY}, file
+        files = {name.replace(".", "/") + ".py" for name in own(file, anywhere=False)}
+        todo += sorted((files & {*FILES}) - seen)
+
+
+def test_importing_the_scripts_leaves_the_heavy_libraries_out():
+    code = f"import sys, {', '.join(SCRIPTS)}; print({{*sys.modules}} & {{*{HEAVY}}} or 'none')"
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout == "none\n", process.stderr
+
+
+@pytest.mark.parametrize("file", LINES)
+def test_no_file_is_over_its_budget(file):
+    """If a file is full, something in it belongs elsewhere; raise a budget last."""
+    lines = (ROOT / file).read_text(encoding="utf-8").count("\n")
+    assert lines <= LINES[file]
+
+
+def functions(file):
+    """(name, node) of the functions of a file, those of classes and of functions among them."""
+
+    def walk(node, prefix):
+        for child in ast.iter_child_nodes(node):
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            name = f"{prefix}.{child.name}" if hasattr(child, "name") else prefix
+            if is_function:
+                yield name, child
+            yield from walk(child, name)
+
+    return walk(TREE[file], file.removesuffix(".py").replace("/", "."))
+
+
+def test_no_function_is_longer_than_a_screen():
+    lengths = {
+        name: node.end_lineno - node.lineno + 1 for file in FILES for name, node in functions(file)
+    }
+    assert not {name for name, length in lengths.items() if length > LONGEST_FUNCTION}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_modules_classes_and_public_functions_are_described(file):
+    assert ast.get_docstring(TREE[file]), "the module"
+    bare = [
+        node.name
+        for node in ast.walk(TREE[file])
+        if isinstance(node, ast.ClassDef) and not ast.get_docstring(node)
+    ]
+    for name, node in public_functions(file):
+        if not (name.endswith("__") or ast.get_docstring(node)):
+            bare.append(name)
+    assert not bare
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_public_functions_carry_types(file):
+    untyped = []
+    for name, node in public_functions(file):
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        arguments += [each for each in (node.args.vararg, node.args.kwarg) if each]
+        named = [each for each in arguments if each.arg not in ("self", "cls")]
+        if not node.returns or not all(each.annotation for each in named):
+            untyped.append(name)
+    assert not untyped
+
+
+def public_functions(file):
+    """Functions of the module and of its classes, but for those that a leading underscore hides."""
+    for name, node in functions(file):
+        inner = name.removeprefix(file.removesuffix(".py").replace("/", ".")).split(".")[1:]
+        holders = {each.name for each in ast.walk(TREE[file]) if isinstance(each, ast.ClassDef)}
+        is_nested = len(inner) > 1 and inner[-2] not in holders
+        is_hidden = inner[-1].startswith("_") and not inner[-1].endswith("__")
+        if not (is_nested or is_hidden):
+            yield name, node
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_is_in_the_documentation(script):
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    documented = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    flag = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+    flags = set(flag.findall(call(f"{script}.py", "--help").stdout)) - {"--help"}
+    assert flags and flags - set(flag.findall(documented)) == set()
+
+
+def test_the_pages_link_to_what_is_there():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]*)", text):
+            assert not target or (page.parent / target).exists(), f"{page.name}: {target}"

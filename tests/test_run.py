@@ -1,0 +1,458 @@
+"""The output directory: whose it is, what lies in it, what a run says, and how it ends."""
+
+import argparse
+import concurrent.futures
+import json
+import shutil
+import signal
+import threading
+import types
+
+import huggingface_hub
+import pytest
+import torch
+from conftest import call, make_row, write_rows
+from small_runs import GPT_NEOX, ROBERTA, SmallRuns, assert_same_end
+
+import bert_plain
+import utils
+from emotion import checkpoint, cli, outputs, process, scoring, training
+from emotion.run import Run, last_whole_checkpoint
+
+
+@pytest.fixture(scope="session")
+def small(made_once):
+    return SmallRuns(made_once)
+
+
+def assert_refused(outcome, *told):
+    """Exit code 2, and one line on standard error with all of `told` in it."""
+    assert outcome.returncode == 2, outcome.stdout
+    assert outcome.stderr.count("\n") == 1, outcome.stderr
+    for text in told:
+        assert str(text) in outcome.stderr
+
+
+def content(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+# Whose a directory is
+
+
+def test_a_directory_is_taken_before_anything_is_loaded(small, tmp_path, monkeypatch):
+    output, found = tmp_path / "below" / "out", []
+    describe_model = checkpoint.describe_model
+
+    def look(name):
+        found.extend(sorted(path.name for path in output.iterdir()))
+        return describe_model(name)
+
+    monkeypatch.setattr(checkpoint, "describe_model", look)
+    arguments = [*small.arguments("bert_plain.py"), "--model", tmp_path, "--output-dir", output]
+    assert_refused(call("bert_plain.py", *arguments), "no config.json")
+    assert found == ["run.json", "train.log"]
+    assert not (tmp_path / "below").exists()
+
+
+def test_of_runs_that_begin_at_once_one_gets_the_directory(tmp_path):
+    for attempt in range(20):
+        args = argparse.Namespace(output_dir=tmp_path / str(attempt), resume=False)
+        together = threading.Barrier(8)
+
+        def take(args=args, together=together):
+            together.wait()
+            try:
+                return Run(args, "one.py").take()
+            except utils.InputError as error:
+                return str(error)
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            told = [each.result() for each in [pool.submit(take) for _ in range(8)]]
+        assert told.count(None) == 1
+        refused = {each for each in told if each is not None}
+        assert len(refused) == 1 and f"{attempt}-2, or --resume" in refused.pop()
+
+
+def test_a_directory_in_use_is_refused_and_a_free_one_named(small, tmp_path):
+    output = tmp_path / "out"
+    arguments = [*small.arguments("bert_plain.py"), "--epochs", 1, "--output-dir"]
+    output.mkdir()
+    (output / "notes.txt").write_text("mine")
+    (tmp_path / "out-2").touch()
+    refused = call("bert_plain.py", *arguments, output)
+    told = f"{output}: is not empty, and no run is overwritten; "
+    assert_refused(refused, told, f"as --output-dir {tmp_path}/out-3, or --resume")
+    assert_refused(call("bert_plain.py", *arguments, output, "--resume"), "holds no run to resume")
+    assert [path.name for path in output.iterdir()] == ["notes.txt"]
+    refused = call("bert_plain.py", *arguments, "out", cwd=tmp_path)
+    assert_refused(refused, "as --output-dir out-3, or --resume")
+    free = refused.stderr.partition("--output-dir ")[2].partition(",")[0]
+    assert call("bert_plain.py", *arguments, free, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "out-3" / "metrics.json").exists()
+
+
+def test_a_prediction_has_nothing_to_resume(small, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").touch()
+    best = small.undisturbed("gpt_train.py") / "best"
+    files = [*small.corpus()[2:4], "--output-dir", tmp_path / "out"]
+    refused = call("gpt_inference.py", "--model-ckpt-path", best, *files)
+    assert_refused(refused, f"give another, as --output-dir {tmp_path}/out-2\n")
+
+
+def test_an_empty_directory_serves_and_stays_where_an_input_is_wrong(small, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    arguments = [*small.arguments("bert_plain.py"), "--output-dir", output]
+    assert_refused(call("bert_plain.py", *arguments, "--model", tmp_path), "no config.json")
+    assert list(output.iterdir()) == []
+    (output / "run.json.partial").touch()  # of a run that was killed as it began
+    assert call("bert_plain.py", *arguments, "--epochs", 1).returncode == 0
+
+
+def broken_model(script, directory):
+    """A model whose weights were cut off, as by a download."""
+    model = directory / "model"
+    shutil.copytree(ROBERTA if script == "bert_plain.py" else GPT_NEOX, model)
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    return ["--model", model]
+
+
+def without_weights(script, directory):
+    arguments = broken_model(script, directory)
+    (arguments[1] / "model.safetensors").unlink()
+    return arguments
+
+
+def long_target(script, directory):
+    target = "떡볶이 " * 600 + "!"
+    rows = [make_row("short"), make_row("long", form=target, target=target)]
+    return ["--train-file", write_rows(directory / "long.jsonl", rows)]
+
+
+def tracked_long_target(script, directory):
+    return [*long_target(script, directory), "--report-to", "tensorboard"]
+
+
+WRONG = {
+    "a target too long": (long_target, "id 'long': input.target.form: "),
+    "a target too long, with a tracker": (tracked_long_target, "id 'long': input.target.form: "),
+    "broken weights": (broken_model, "model: cannot be loaded: "),
+    "no weights": (without_weights, "model: cannot be loaded: "),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("script", ["bert_plain.py", "gpt_train.py"])
+def test_a_wrong_input_that_is_found_late_leaves_nothing(script, case, small, tmp_path):
+    make, told = WRONG[case]
+    output = tmp_path / "some" / "where" / "out"
+    arguments = [*small.arguments(script), *make(script, tmp_path), "--output-dir", output]
+    for _ in range(2):  # and the next try is not refused for its directory
+        assert_refused(call(script, *arguments), told)
+        assert not (tmp_path / "some").exists()
+
+
+def test_what_others_put_into_a_directory_stays(small, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    describe_model = checkpoint.describe_model
+
+    def put(name):
+        (output / "notes.txt").write_text("mine")
+        return describe_model(name)
+
+    monkeypatch.setattr(checkpoint, "describe_model", put)
+    arguments = [*small.arguments("bert_plain.py"), "--model", tmp_path, "--output-dir", output]
+    assert_refused(call("bert_plain.py", *arguments), "no config.json")
+    assert [path.name for path in output.iterdir()] == ["notes.txt"]
+
+
+# Resuming
+
+
+def test_where_there_is_nothing_to_resume_a_run_begins(small, tmp_path):
+    arguments = [*small.arguments("bert_plain.py"), "--epochs", 1, "--resume"]
+    outcome = call("bert_plain.py", *arguments, "--output-dir", tmp_path / "new" / "out")
+    assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+    assert (tmp_path / "new" / "out" / "metrics.json").exists()
+
+
+def test_a_complete_run_says_so_and_stays_as_it_is(small, tmp_path):
+    for script in ("bert_plain.py", "gpt_train.py"):
+        output = tmp_path / script
+        shutil.copytree(small.undisturbed(script), output)
+        kept = {path: each for path, each in content(output).items() if path.parent != output}
+        arguments = [*small.arguments(script), "--output-dir", output, "--resume"]
+        outcome = call(script, *arguments)
+        assert outcome.returncode == 0 and outcome.stderr == ""
+        told = f"{output}: this run is complete; there is nothing to resume"
+        assert outcome.stdout.strip() == told
+        assert_same_end(output, small.undisturbed(script))
+        assert kept.items() <= content(output).items()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (["--lr", "3e-3"], "--lr was 0.002, and is 0.003"),
+        (["--seed", "1"], "--seed was 42, and is 1"),
+        (["--model", "{copy}"], "--model was "),
+        (["--train-file", "{other}"], "--train-file is not the file that the run began with"),
+        (["--dev-file", "{other}"], "--dev-file is not the file"),
+        (["--pooling", "mean"], "--pooling was cls, and is mean"),
+        (["--train-batch-size", 4], "--train-batch-size was 8, and is 4"),
+        (["--precision", "bf16"], "--precision was fp32, and is bf16"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_resume_refuses_another_run(change, told, small, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(small.undisturbed("bert_plain.py"), output)
+    other = write_rows(tmp_path / "other", [make_row(str(n)) for n in range(9)])
+    shutil.copytree(ROBERTA, tmp_path / "copy")
+    change = [str(each).format(copy=tmp_path / "copy", other=other) for each in change]
+    arguments = [*small.arguments("bert_plain.py"), "--output-dir", output, "--resume"]
+    before = content(output)
+    assert_refused(call("bert_plain.py", *arguments, *change), "--resume: ", told)
+    del before[output / "train.log"]
+    after = content(output)
+    assert after.keys() - before.keys() == {output / "train.log"}
+    changed = {path.name for path, each in before.items() if after[path] != each}
+    assert changed <= {"run.json"}
+    assert_same_end(output, small.undisturbed("bert_plain.py"))
+
+
+def test_resume_refuses_another_number_of_processes(small, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    shutil.copytree(small.undisturbed("bert_plain.py"), output)
+    args = argparse.Namespace(output_dir=output, resume=True)
+    record = json.loads((output / "run.json").read_text())
+    outputs.write_json(output / "run.json", {"arguments": vars(args), "processes": 1})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(utils.InputError, match="the number of processes was 1, and is 2"):
+        Run(args, "one.py").__enter__()
+    assert record["processes"] == 1
+
+
+def test_what_changes_no_weight_may_differ_on_resume(small, tmp_path, monkeypatch):
+    """Batch size of evaluation, steps between checkpoints, threshold, tracker, where files are."""
+    reference, output = small.undisturbed("bert_plain.py"), tmp_path / "out"
+    moved = {path: shutil.copy(path, tmp_path) for path in small.corpus()[1::2]}
+    arguments = [*small.arguments("bert_plain.py"), "--output-dir", output]
+    step = training.Training.step
+
+    def stop_after_five(self, batch):
+        step(self, batch)
+        if self.state.step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(training.Training, "step", stop_after_five)
+    assert call("bert_plain.py", *arguments).returncode == 130
+    arguments = [moved.get(each, each) for each in arguments]
+    changes = ["--val-batch-size", 3, "--save-steps", 100, "--threshold", 0.4]
+    changes += ["--report-to", "tensorboard", "--resume"]
+    outcome = call("bert_plain.py", *arguments, *changes)
+    assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+    weights = [(path / "best" / "model.safetensors").read_bytes() for path in (output, reference)]
+    assert weights[0] == weights[1]
+    decision = json.loads((output / "best" / "decision.json").read_text())
+    assert decision["threshold"] == 0.4
+
+
+def test_a_broken_record_is_refused(small, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(small.undisturbed("bert_plain.py"), output)
+    (output / "run.json").write_text('{"arguments": ')
+    arguments = [*small.arguments("bert_plain.py"), "--output-dir", output, "--resume"]
+    assert_refused(call("bert_plain.py", *arguments), f"{output}/run.json: is broken; ")
+
+
+# What a run says and leaves
+
+
+def test_a_run_tells_what_it_loads_before_it_does(small):
+    for script, model in (("bert_plain.py", ROBERTA), ("gpt_train.py", GPT_NEOX)):
+        said = (small.undisturbed(script) / "train.log").read_text().splitlines()
+        size = (model / "model.safetensors").stat().st_size / 2**20
+        assert said[0] == f"loading {model}, {size:.0f} MiB of weights"
+        assert any("first example" in line for line in said)
+
+
+def test_what_is_downloaded_is_told_with_its_size(monkeypatch, tmp_path):
+    sizes = {"config.json": 600, "a.safetensors": 2**30, "b.safetensors": 2**29, "all.bin": 2**31}
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+
+    def model_info(self, name, **_):
+        files = [types.SimpleNamespace(rfilename=file, size=size) for file, size in sizes.items()]
+        return types.SimpleNamespace(siblings=files)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    told = checkpoint.describe_model("some/model")
+    assert told == "downloading some/model from the hub, 1,536 MiB of weights"
+    sizes = {"pytorch_model.bin": 2**31, "config.json": 600}
+    assert checkpoint.describe_model("some/model").endswith("2,048 MiB of weights")
+
+
+def test_the_log_holds_what_was_printed_and_the_traceback_of_an_error(small, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    arguments = [*small.arguments("bert_plain.py"), "--epochs", 1, "--output-dir", output]
+
+    def fail(*_):
+        raise KeyError("a fault of our own")
+
+    monkeypatch.setattr(checkpoint, "choose_threshold", fail)
+    monkeypatch.setattr(scoring, "choose_threshold", fail)
+    with pytest.raises(KeyError):
+        call("bert_plain.py", *arguments)
+    log = (output / "train.log").read_text()
+    assert "epoch 1/1: loss " in log
+    assert "Traceback (most recent call last)" in log and "a fault of our own" in log
+    monkeypatch.undo()
+    assert call("bert_plain.py", *arguments, "--resume").returncode == 0
+    assert (output / "train.log").read_text().startswith(log)
+
+
+def test_a_record_tells_how_a_run_was_made(small):
+    record = json.loads((small.undisturbed("gpt_train.py") / "run.json").read_text())
+    assert record["script"] == "gpt_train.py" and record["seed"] == 42
+    assert record["arguments"]["lr"] == 0.002 and record["processes"] == 1
+    assert {"torch", "transformers", "peft", "bitsandbytes"} <= record["versions"].keys()
+    assert record["data"]["dev"]["lines"] == 24 and len(record["data"]["dev"]["sha256"]) == 64
+    assert record["device"] and record["precision"] == "fp32" and record["seconds"] > 0
+
+
+def test_a_file_appears_whole_or_stays_as_it_was(tmp_path):
+    path = tmp_path / "metrics.json"
+    outputs.write_json(path, 1)
+    told = r"metrics\.json: cannot be written \(No space left on device\); "
+    with pytest.raises(utils.RunError, match=told), outputs.whole_file(path) as file:
+        file.write("half")
+        raise OSError(28, "No space left on device")
+    with pytest.raises(KeyError), outputs.whole_file(path) as file:
+        file.write("half")
+        raise KeyError
+    assert [each.name for each in tmp_path.iterdir()] == ["metrics.json"]
+    assert path.read_text() == "1\n"
+    outputs.write_json(path, {"감정": "기쁨"})
+    assert "기쁨" in path.read_text(encoding="utf-8")
+
+
+# How a run ends
+
+
+def parser():
+    return bert_plain.argument_parser("bert_plain", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+            *(1, "error: the memory is full (CUDA out of memory); take smaller batches"),
+        ),
+        (MemoryError(), 1, "error: the memory is full"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate"),
+            *(1, "error: the memory is full ("),
+        ),
+        (utils.RunError("step 3: it went wrong"), 1, "error: step 3: it went wrong"),
+        (utils.InputError("--lr: is odd"), 2, "error: --lr: is odd"),
+        (process.Interrupted(), 130, "there is no checkpoint yet; start again with: python "),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_ends_a_run_is_told_in_one_line(error, code, told, capsys, tmp_path):
+    def recipe(args, run):
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        cli.run_script(parser(), recipe, ["--output-dir", str(tmp_path / "out")])
+    assert end.value.code == code
+    message = capsys.readouterr().err
+    assert message.startswith("bert_plain.py: ")
+    assert told in message and message.count("\n") == 1
+    assert (tmp_path / "out").exists() == (code != 2)
+
+
+def test_a_fault_of_our_own_is_not_told_as_one_of_the_user(tmp_path):
+    def recipe(args, run):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        cli.run_script(parser(), recipe, ["--output-dir", str(tmp_path / "out")])
+    assert "mat1 and mat2" in (tmp_path / "out" / "train.log").read_text()
+
+
+def test_the_processes_beside_the_main_one_write_and_say_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+
+    def recipe(args, run):
+        utils.log.info("not to be seen")
+        run.note(device="cpu")
+        run.finish()
+        raise utils.RunError("nor this")
+
+    with pytest.raises(SystemExit) as end:
+        cli.run_script(parser(), recipe, ["--output-dir", str(tmp_path / "out")])
+    utils.log.setLevel("INFO")
+    assert end.value.code == 1
+    assert capsys.readouterr() == ("", "")
+    assert not (tmp_path / "out").exists()
+
+
+# Devices
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(utils.InputError, match="3 processes were launched, and there are 2 GPUs"):
+        scoring.check_devices()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    scoring.check_devices()
+
+
+def notes(caplog):
+    """What is told of the devices."""
+    caplog.clear()
+    with caplog.at_level("INFO", "emotion"):
+        scoring.check_devices()
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_gpus_that_are_not_used_or_differ_are_told(monkeypatch, caplog):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", ["RTX 4090", "RTX 3090"].__getitem__)
+    [note] = notes(caplog)
+    assert "2 GPUs are here, and 1 in use" in note and "torchrun --nproc_per_node 2" in note
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    [note] = notes(caplog)
+    assert "the GPUs differ (RTX 3090, RTX 4090)" in note
+
+
+def test_a_cpu_is_told_and_a_gpu_that_is_not_of_cuda_has_no_notes(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
+    assert notes(caplog) == ["no GPU was found: this runs on the CPU"]
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    assert notes(caplog) == []
+    assert scoring.device().type == "mps"
+
+
+def test_an_interrupt_between_checkpoints_is_told_with_the_last(small, tmp_path):
+    """A process that saves nothing itself, as under a second signal."""
+    args = argparse.Namespace(output_dir=tmp_path, resume=False, model_ckpt_path=None)
+    assert "there is no checkpoint yet; start again with: run --resume" in (
+        cli.what_goes_on(args, "run")
+    )
+    path = tmp_path / "checkpoints" / "checkpoint-7"
+    path.mkdir(parents=True)
+    (path / "training_state.json").write_text("{}")
+    assert last_whole_checkpoint(tmp_path) == path
+    args.resume = True
+    told = f"the last whole checkpoint is {path}; go on with: run --resume"
+    assert cli.what_goes_on(args, "run --resume") == told
