@@ -154,6 +154,7 @@ class Run:
     def is_complete(self) -> bool:
         """Whether the run that is resumed has ended already; says so."""
         if complete := self.resumes and "seconds" in self.record:
+            self.remove_checkpoints()  # it may have been killed before it had
             utils.log.info("%s: this run is complete; there is nothing to resume", self.directory)
         return complete
 
@@ -186,8 +187,7 @@ class Run:
         facts = {"history": list(history)} if history else {}
         seconds = round(time.time() - self.started, 1)
         self.note(seconds=seconds, peak_memory_gib=peak, **facts)
-        if not self.writes_nothing:
-            shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+        self.remove_checkpoints()
         memory = ", ".join(f"{gib} GiB on the {where}" for where, gib in peak.items())
         utils.log.info(
             "\nDone in %.0f s; peak memory %s. Metrics and predictions: %s",
@@ -198,6 +198,11 @@ class Run:
             script = self.script.replace("gpt_train", "gpt_inference")
             flags = "--test-file FILE --output-dir DIR"
             utils.log.info("To predict: python %s --model-ckpt-path %s %s", script, best, flags)
+
+    def remove_checkpoints(self) -> None:
+        """Remove what a run that has ended needs no more."""
+        if not self.writes_nothing:
+            shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
 
     def write_scores(
         self,

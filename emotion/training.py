@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import shutil
@@ -224,6 +225,10 @@ class Training:
     def save(self) -> None:
         """Save a checkpoint, which gets its name when it is whole, and remove the one before."""
         self.look_at_losses()
+        trained = itertools.chain(*(group["params"] for group in self.task.parameters))
+        if not all(bool(parameter.isfinite().all()) for parameter in trained):
+            mend = "take a lower --lr; what was saved before is whole"
+            raise utils.RunError(f"step {self.state.step}: the weights are not finite; {mend}")
         accelerator, state = self.accelerator, dataclasses.asdict(self.state)
         checkpoints = self.run.directory / "checkpoints"
         final, partial = checkpoints / f"checkpoint-{self.state.step}", checkpoints / ".partial"

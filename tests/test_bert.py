@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import EMOTIONS, call, make_row, run_script, write_rows
+from conftest import EMOTIONS, call, make_row, write_rows
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -274,7 +274,7 @@ def finished(sample_runs, made_once):
         rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")[:48]
         files = ["--train-file", write_rows(directory.with_suffix(".jsonl"), rows)]
         flags = ["--sample", *files, "--epochs", 1, "--output-dir", directory]
-        return run_script("bert_GRU.py", *flags)
+        return call("bert_GRU.py", *flags)
 
     def get(name):
         return sample_runs[name] if name == "bert_plain" else made_once("gru", train)

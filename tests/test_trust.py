@@ -48,7 +48,6 @@ KILLED = {  # what the script is about to do: script, event, path, how often; th
     ),
     "before a checkpoint gets its name": ("bert_plain.py", "shutil.rmtree", "checkpoint-9", 1, 8),
     "after training": ("bert_plain.py", "open", "best/decision.json.partial", 1, 12),
-    "before the predictions of test": ("bert_plain.py", "open", "test.jsonl.partial", 1, 12),
     "before the metrics": ("bert_plain.py", "open", "metrics.json.partial", 1, 12),
     "in an epoch of gpt_train": ("gpt_train.py", "shutil.rmtree", "checkpoint-4", 2, 6),
     "in the last epoch of gpt_train": ("gpt_train.py", "os.rmdir", "best.partial", 2, 12),
