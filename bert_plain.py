@@ -100,7 +100,7 @@ class EncoderTask:
         with self.inputs.autocast():
             return model(**self.inputs.batch(chosen, self.gold["train"][list(batch)])).loss
 
-    def score(self, model: Any, split: str, after_batch: Callable[[int], None]) -> np.ndarray:
+    def score(self, model: Any, split: str, after_batch: Callable[[int], object]) -> np.ndarray:
         """Probabilities of the labels, [lines, labels]."""
         lines = self.args.val_batch_size
         return self.inputs.score(model, self.examples[split], lines, after_batch)

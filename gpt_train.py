@@ -146,7 +146,7 @@ class AnswerTask:
         found = causal.answer_log_probabilities(model, inputs)
         return answers.LOSSES[self.args.objective](found, labels)
 
-    def score(self, model: Any, split: str, after_batch: Callable[[int], None]) -> np.ndarray:
+    def score(self, model: Any, split: str, after_batch: Callable[[int], object]) -> np.ndarray:
         """Scores of the labels, [lines, labels]."""
         from emotion import causal
 

@@ -155,15 +155,14 @@ def _oddities(row: Any, refuse: Callable) -> list[str]:
     form, target = given.get("form"), given.get("target")
     if not isinstance(form, str) or not normalise_text(form).strip():
         refuse("input.form: is missing, blank or not a string", "put the sentence there")
-    if target is not None and not isinstance(target, dict):
-        refuse("input.target: is not an object", 'write {"form": ...} or null')
-    target = target or {}
-    named, begin, end = target.get("form"), target.get("begin"), target.get("end")
-    if named is not None and not isinstance(named, str):
-        refuse("input.target.form: is not a string", "put the target there, or null")
+    place: dict[str, Any] = target if isinstance(target, dict) else {}
+    named, begin, end = place.get("form"), place.get("begin"), place.get("end")
+    is_text = isinstance(named, str) or (named is None and (target is None or place is target))
+    named = named if isinstance(named, str) else None
     id = row.get("id")
     is_span = type(begin) is type(end) is int and str(form)[max(begin, 0) : max(end, 0)] == named
     found = {
+        "targets that are no text, read as none": not is_text,
         "blank targets, read as none": named and not named.strip(),
         "begin and end that do not fit the text": not is_span
         and (bool(named) or (begin, end) != (None, None)),
@@ -239,10 +238,10 @@ def normalise_text(text: str) -> str:
 
 def text_and_target(row: Row) -> tuple[str, str | None]:
     """The normalised sentence of a row, and its normalised target or None."""
-    target = (row["input"].get("target") or {}).get("form")
-    return normalise_text(row["input"]["form"]), normalise_text(
-        target
-    ).strip() or None if target else None
+    target = row["input"].get("target")
+    named = target.get("form") if isinstance(target, dict) else None
+    read = normalise_text(named).strip() if isinstance(named, str) else ""
+    return normalise_text(row["input"]["form"]), read or None
 
 
 # Decision rule and metrics

@@ -1,7 +1,7 @@
 """What lies in a checkpoint, and how large a model is: looked at before torch is imported."""
 
 import contextlib
-import json
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 import utils
-from emotion import outputs, statistics
+from emotion import outputs, process, statistics
 from emotion.run import Run
 
 WEIGHTS = (".safetensors", ".bin")
@@ -26,14 +26,6 @@ class Checkpoint(NamedTuple):
     settings: dict[str, Any]
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; None where it is missing or broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | float) -> Checkpoint:
     """Look at a checkpoint of a BERT script.
 
@@ -44,9 +36,9 @@ def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | f
     Raises:
         utils.InputError: it is none, or has no decision rule where one is wanted.
     """
-    config = read_json(path / "config.json")
+    config = outputs.read_json(path / "config.json")
     try:
-        architecture, labels = config["architectures"][0], list(config["id2label"].values())
+        architecture, labels = str(config["architectures"][0]), list(config["id2label"].values())
     except (KeyError, TypeError, AttributeError, IndexError):
         told = f"{path}: is no checkpoint (config.json is missing or broken); give best/ of a run"
         raise utils.InputError(told) from None
@@ -68,9 +60,9 @@ def check_adapter(path: Path, threshold: str | float) -> tuple[Checkpoint, str]:
     Raises:
         utils.InputError: it is none, or has no decision rule where one is wanted.
     """
-    settings = read_json(path / "prompt.json")
+    settings = outputs.read_json(path / "prompt.json")
     try:
-        base = read_json(path / "adapter_config.json")["base_model_name_or_path"]
+        base = outputs.read_json(path / "adapter_config.json")["base_model_name_or_path"]
         strings, labels = settings["strings"], settings["labels"]
         texts = [strings["prefix"], strings["target"], strings["response"], *strings["answers"]]
         fits = len(strings["answers"]) == len(labels) + 1
@@ -99,7 +91,7 @@ def resolve_threshold(path: Path, labels: Sequence[str], threshold: str | float)
     """
     if isinstance(threshold, float):
         return threshold
-    decision = read_json(path / "decision.json")
+    decision = outputs.read_json(path / "decision.json")
     file, mend = path / "decision.json", "give a decision rule, as --threshold 0.5"
     try:
         found, known = decision["threshold"], list(decision["labels"])
@@ -158,14 +150,15 @@ def describe_model(name: str) -> str:
         if not (Path(name) / "config.json").is_file():
             mend = "give a from_pretrained directory"
             raise utils.InputError(f"--model {name}: is no model (no config.json); {mend}")
-        return f"loading {name}{told_size(Path(name))}"
+        return f"loading {name}, {size_of(Path(name)) / 2**20:,.0f} MiB of weights"
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
         cached = try_to_load_from_cache(name, "config.json")
-        if isinstance(cached, str):
-            return f"loading {name}{told_size(Path(cached).parent)} from the cache of the hub"
+        if isinstance(cached, str) and size_of(Path(cached).parent):
+            size = size_of(Path(cached).parent) / 2**20
+            return f"loading {name} from the cache of the hub, {size:,.0f} MiB of weights"
         info = HfApi().model_info(name, files_metadata=True, timeout=10)
     except (HFValidationError, RepositoryNotFoundError):
         mend = "check the name"
@@ -182,10 +175,10 @@ def describe_model(name: str) -> str:
     return f"downloading {name} from the hub, {size / 2**20:,.0f} MiB of weights"
 
 
-def told_size(directory: Path) -> str:
-    """How large the weights in a directory are, to put behind its name."""
+def size_of(directory: Path) -> int:
+    """Bytes of the weights in a directory."""
     kinds = [sum(f.stat().st_size for f in directory.glob(f"*{kind}")) for kind in WEIGHTS]
-    return f", {(kinds[0] or kinds[1]) / 2**20:,.0f} MiB of weights"
+    return kinds[0] or kinds[1]
 
 
 @contextlib.contextmanager
@@ -196,7 +189,7 @@ def loading(path: Path | str) -> Iterator[None]:
     except utils.InputError:
         raise
     except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
-        if type(error).__name__ == "OutOfMemoryError":
+        if process.is_out_of_memory(error) or getattr(error, "errno", None) == errno.ENOSPC:
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__

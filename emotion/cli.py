@@ -4,12 +4,14 @@ Imports no torch, so that `--help` and a wrong argument take no time.
 """
 
 import argparse
+import contextlib
 import io
 import math
 import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,20 +174,23 @@ def run_script(
         """On a signal: an exception would not get through the import of torch."""
         message = f"{parser.prog}: interrupted; {what_goes_on(args, command)}\n"
         if process.is_main_process():
-            os.write(2, message.encode(errors="replace"))
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                os.write(2, message.encode(errors="replace"))
         os._exit(130)
 
     try:
         with process.signals_handled_by(end_at_once), this:
             recipe(args, this)
-        if argv is None:  # all is done, and torch takes a moment to leave
-            for each in process.stop_signals():
-                signal.signal(each, signal.SIG_IGN)
     except (utils.InputError, process.Interrupted, RuntimeError, MemoryError) as error:
         code, told = how_it_ended(error, args, command)
         if code is None:
             raise
+        if not process.is_main_process():
+            time.sleep(3)  # a launcher ends all processes when the first has ended
         parser.exit(code, f"{parser.prog}: {told}\n" if process.is_main_process() else None)
+    finally:
+        for each in process.stop_signals() if argv is None else ():
+            signal.signal(each, signal.SIG_IGN)  # all is done, and torch takes a moment to leave
 
 
 def how_it_ended(
@@ -199,9 +204,10 @@ def how_it_ended(
     if isinstance(error, process.Interrupted):
         return 130, f"interrupted; {what_goes_on(args, command)}"
     told = str(error).strip().partition("\n")[0]
-    full = type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "alloc" in told
-    mend = "take smaller batches, or --resume when other programs have left the device"
-    return 1 if full else None, f"error: the memory is full ({told.partition('. ')[0]}); {mend}"
+    mend = "take smaller batches and another --output-dir" if "resume" in args else "free some"
+    mend += ", or --resume when other programs have left it" if "resume" in args else ""
+    code = 1 if process.is_out_of_memory(error) else None
+    return code, f"error: the memory is full ({told.partition('. ')[0]}); {mend}"
 
 
 def what_goes_on(args: argparse.Namespace, command: str) -> str:

@@ -1,11 +1,11 @@
 """What a training step of a 4-bit model with adapters needs, told before anything is loaded."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import accelerate
-import numpy as np
 import peft
 import psutil
 import torch
@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import utils
 from emotion import scoring
 from emotion.checkpoint import loading
+from emotion.task import in_random_order
 
 CUDA_RESERVE = 0.8  # GiB of a GPU for its context and what the allocator cannot use; an assumption
 PROBE = 257  # tokens whose activations are counted; a prime, so that no size of a model equals it
@@ -85,7 +86,8 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
     }
 
     def training(tokens: int, again: bool) -> Bytes:
-        coming = 2 * unpacked + 8 * tokens * widest  # a weight and its transpose, a gradient
+        # a weight and its transpose, a gradient, the mask while it is made
+        coming = 2 * unpacked + 8 * tokens * widest + 8 * tokens**2
         if again:
             one_layer = kept / layers * tokens
             kept_inputs = 4 * tokens * hidden * layers
@@ -127,13 +129,11 @@ def count_kept_bytes(model: Any) -> int:
 def longest_batch(
     lengths: Sequence[int], prefix: int, batch_size: int, epochs: int, seed: int
 ) -> int:
-    """Tokens of the longest batch when lines are drawn at random for so many epochs."""
-    rng, longest = np.random.default_rng(seed), 0
-    for _ in range(epochs):
-        shuffled = rng.permutation(lengths)
-        sums = np.add.reduceat(shuffled, range(0, len(lengths), batch_size))
-        longest = max(longest, int(sums.max()))
-    return prefix + longest
+    """Tokens of the longest batch of a training, by one process."""
+    batches = itertools.chain.from_iterable(
+        in_random_order(len(lengths), batch_size, seed, epoch) for epoch in range(epochs)
+    )
+    return prefix + max(sum(lengths[index] for index in batch) for batch in batches)
 
 
 class Plan(NamedTuple):

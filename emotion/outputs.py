@@ -26,9 +26,18 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            told = f"{path}: cannot be written ({error.strerror}); what was saved before is whole"
-            raise utils.RunError(f"{told}; mend that and start again") from None
+            mend = "mend that, and go on with --resume or start again"
+            told = f"{path}: cannot be written ({error.strerror}); {mend}"
+            raise utils.RunError(told) from None
         raise
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None where it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def write_json(path: Path, value: Any) -> None:

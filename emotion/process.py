@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -55,6 +56,11 @@ def signals_handled_by(handler: Callable[..., Any]) -> Iterator[dict[signal.Sign
             signal.signal(each, previous)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether what torch or Python raised says that the memory is full."""
+    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "alloc" in str(error)
+
+
 def quiet_libraries() -> None:
     """Silence what libraries say in a healthy run that concerns nobody."""
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is dep", FutureWarning)  # peft
@@ -64,6 +70,24 @@ def quiet_libraries() -> None:
     optional = "Failed to load CPU gemm_4bit_forward"  # kernels for 4 bits on a CPU
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     logger.addFilter(lambda record: optional not in record.getMessage())
+
+
+def peak_memory_gib() -> dict[str, float]:
+    """Peak memory of this process so far, in GiB: {"host": resident, "gpu": allocated by torch}."""
+    try:
+        import resource
+
+        unit = 2**30 if sys.platform == "darwin" else 2**20
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    except ImportError:  # Windows
+        import psutil
+
+        host = psutil.Process().memory_info().peak_wset / 2**30
+    peak = {"host": round(host, 2)}
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        peak["gpu"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return peak
 
 
 class Progress:

@@ -27,10 +27,12 @@ PACKAGES = (
     *("torch", "transformers", "peft", "bitsandbytes", "accelerate"),
     *("scikit-learn", "numpy", "matplotlib"),
 )
+AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
 STATE_FILE = "training_state.json"  # the last file of a checkpoint
 CHANGES_NO_WEIGHT = {  # what may differ on --resume
     *("output_dir", "resume", "train_file", "dev_file", "test_file"),
     *("val_batch_size", "save_steps", "threshold", "report_to"),
+    "precision",  # what it comes to is compared
 }
 
 
@@ -58,31 +60,35 @@ class Run:
         if not self.writes_nothing:
             before = self.take()
             self.made[:0] = [self.directory / "train.log"] * (before is None)
-            log_file = logging.FileHandler(self.directory / "train.log", encoding="utf-8")
+            log_file = logging.FileHandler(self.directory / "train.log", **AS_TEXT)
             utils.log.handlers = [logging.StreamHandler(sys.stdout), log_file]
             utils.log.setLevel(logging.INFO)
-            if before is not None:
-                self.check_same(before)
-            self.note(
-                script=self.script,
-                arguments=vars(self.args),
-                seed=getattr(self.args, "seed", None),  # nothing is drawn where nothing is trained
-                processes=process.process_count(),
-                versions={"python": platform.python_version()}
-                | {name: importlib.metadata.version(name) for name in PACKAGES},
-                git_commit=git_commit(),
-                started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            )
+            self.check_same(before or {})
+            if not self.record:  # else it keeps what it was begun with
+                self.note(
+                    script=self.script,
+                    arguments=vars(self.args),
+                    seed=getattr(self.args, "seed", None),  # none where nothing is trained
+                    processes=process.process_count(),
+                    versions={"python": platform.python_version()}
+                    | {name: importlib.metadata.version(name) for name in PACKAGES},
+                    git_commit=git_commit(),
+                    started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+                )
         elif not process.is_main_process():
             utils.log.setLevel(logging.CRITICAL)
+            if self.resumes:
+                self.record = outputs.read_json(self.directory / "run.json") or {}
         return self
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and not isinstance(error, process.Interrupted):
-            with contextlib.suppress(OSError), open(self.directory / "train.log", "a") as file:
-                file.writelines(traceback.format_exception(error) * (not self.writes_nothing))
+        failed = error is not None and not isinstance(error, process.Interrupted)
+        if failed and not self.writes_nothing:
+            path = self.directory / "train.log"
+            with contextlib.suppress(OSError), path.open("a", **AS_TEXT) as file:
+                file.writelines(traceback.format_exception(error))
         for handler in utils.log.handlers:
             handler.close()
         utils.log.handlers = []
@@ -130,7 +136,8 @@ class Run:
         base = path.resolve() if path.name in ("", "..") else path
         names = (f"{base}-{number}" for number in itertools.count(2))
         free = next(name for name in names if not os.path.lexists(name))
-        or_resume = ", or --resume" if "resume" in self.args else ""
+        trains = "resume" in self.args and not getattr(self.args, "model_ckpt_path", None)
+        or_resume = ", or --resume" if trains else ""
         return (
             f"{path}: is not empty, and no run is overwritten; "
             f"give another, as --output-dir {free}{or_resume}"
@@ -142,6 +149,9 @@ class Run:
         now = json.loads(json.dumps(vars(self.args), default=str)) | {
             "processes": process.process_count()
         }
+        if before.get("script", self.script) != self.script:
+            told = f"{self.directory} holds a run of {before['script']}"
+            raise utils.InputError(f"--resume: {told}; give another --output-dir")
         for name in sorted(now.keys() | was.keys()) if "arguments" in before else ():
             if now.get(name) != was.get(name) and name not in CHANGES_NO_WEIGHT:
                 flag = f"--{name.replace('_', '-')}"
@@ -159,7 +169,15 @@ class Run:
         return complete
 
     def note(self, **facts: Any) -> None:
-        """Put facts into run.json."""
+        """Put facts into run.json.
+
+        Raises:
+            utils.InputError: the run that is resumed computed in another precision.
+        """
+        was, now = self.record.get("precision"), facts.get("precision")
+        if was and now and was != now:
+            told = f"the run computes in {was}, and --precision {self.args.precision} is {now} here"
+            raise utils.InputError(f"--resume: {told}; give --precision {was}")
         self.record |= facts
         if not self.writes_nothing:
             outputs.write_json(self.directory / "run.json", self.record)
@@ -183,10 +201,10 @@ class Run:
 
         The state of the optimiser goes; what is left of a training is `best/`.
         """
-        peak = peak_memory_gib()
+        peak = process.peak_memory_gib()
         facts = {"history": list(history)} if history else {}
         seconds = round(time.time() - self.started, 1)
-        self.note(seconds=seconds, peak_memory_gib=peak, **facts)
+        self.note(arguments=vars(self.args), seconds=seconds, peak_memory_gib=peak, **facts)
         self.remove_checkpoints()
         memory = ", ".join(f"{gib} GiB on the {where}" for where, gib in peak.items())
         utils.log.info(
@@ -221,7 +239,8 @@ class Run:
             return
         metrics = {}
         for split, chunks in scored.items():
-            gold = split in labelled
+            gold, kinds = split in labelled, ("jsonl", "scores.jsonl")
+            self.made[:0] = [self.directory / f"{split}.{kind}" for kind in kinds] * bool(self.made)
             found = outputs.write_predictions(
                 self.directory, split, chunks, labels, threshold, gold
             )
@@ -268,21 +287,3 @@ def git_commit() -> str | None:
     except OSError:
         return None
     return described.stdout.strip() or None
-
-
-def peak_memory_gib() -> dict[str, float]:
-    """Peak memory of this process so far, in GiB: {"host": resident, "gpu": allocated by torch}."""
-    try:
-        import resource
-
-        unit = 2**30 if sys.platform == "darwin" else 2**20
-        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    except ImportError:  # Windows
-        import psutil
-
-        host = psutil.Process().memory_info().peak_wset / 2**30
-    peak = {"host": round(host, 2)}
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available():
-        peak["gpu"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    return peak

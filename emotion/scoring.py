@@ -17,7 +17,7 @@ from emotion.run import Run
 TOKENS = 4096  # that a batch is filled up to where no number of lines is given
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Batch = list[int]  # indices of lines
-AfterBatch = Callable[[int], None]  # is told of how many lines have been scored
+AfterBatch = Callable[[int], object]  # is told of how many lines have been scored
 ScoreRows = Callable[[list[utils.Row], AfterBatch], np.ndarray]
 
 
@@ -56,7 +56,7 @@ def resolve_precision(requested: str) -> str:
     """ "auto" to the fastest type that all devices in use compute in: bf16, fp16 or fp32."""
     if requested != "auto":
         return requested
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and "ACCELERATE_USE_CPU" not in os.environ:
         used = range(min(process.local_process_count(), torch.cuda.device_count()))
         majors = [torch.cuda.get_device_capability(index)[0] for index in used]
         return "bf16" if min(majors) >= 8 else "fp16"  # Ampere came with bf16
@@ -109,6 +109,8 @@ def score(
         for others in gather_object([scored]):
             scored |= others
     scores = np.array([scored[index] for index in range(len(scored))], dtype=np.float64)
+    if not np.isfinite(scores).all():
+        raise utils.RunError("the scores are not finite; take --precision fp32 or bf16")
     return scores.round(
         6
     )  # as they are written, so that a decision on the file is the decision here

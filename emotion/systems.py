@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import utils
+from emotion import outputs
 from emotion import run as run_directory
-from emotion.checkpoint import read_json
 
 Rows = dict[str, list[utils.Row]]  # by split
 Files = dict[str, Path | None]  # by split: where a user says that it is now
@@ -36,7 +36,7 @@ def read_run(directory: Path) -> dict[str, Any]:
     Raises:
         utils.InputError: the directory holds no finished run, or a file of it is broken.
     """
-    run = read_json(directory / "run.json")
+    run = outputs.read_json(directory / "run.json")
     try:
         run["data"], run["arguments"], run["script"]
     except (KeyError, TypeError):

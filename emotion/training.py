@@ -28,6 +28,7 @@ from emotion.data import Corpora
 from emotion.run import STATE_FILE, Run, checkpoint_is_whole, last_whole_checkpoint
 from emotion.task import Task
 
+LOWER = "take a lower --lr, or another --precision, and another --output-dir"
 LOG_STEPS = 10  # the loss is fetched from the device, looked at and logged so often
 
 
@@ -38,7 +39,7 @@ class State:
     step: int = 0
     epochs: int = 0  # trained and evaluated
     best: float = -1.0
-    best_epoch: int = 0
+    seconds: float = 0.0
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
@@ -90,14 +91,15 @@ class Training:
         self.steps = len(self.task.batches(0))  # of an epoch
         total = self.steps * self.epochs
         self.optimizer = torch.optim.AdamW(self.task.parameters, fused=True)
-        self.schedule = get_linear_schedule_with_warmup(
-            self.optimizer, math.ceil(total / 10), total
-        )
+        warm_up = math.ceil(total / 10)
+        self.schedule = get_linear_schedule_with_warmup(self.optimizer, warm_up, total)
         self.scales_loss = self.task.precision == "fp16"
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=self.scales_loss)
         self.model, self.optimizer = accelerator.prepare(self.task.model, self.optimizer)
         accelerator.register_for_checkpointing(self.schedule, self.scaler)
         state = self.state = self.resume()
+        self.run.made.clear()  # from here on, what is there stays
+        self.run.started -= state.seconds
         self.pending: list[tuple[int, torch.Tensor, scoring.Batch]] = []
         done = round(state.step / self.steps * lines)
         with (
@@ -116,7 +118,6 @@ class Training:
                 self.end_epoch(epoch + 1, lines_seen / (time.perf_counter() - began))
                 self.stop_if_told()
         self.accelerator.free_memory()  # the optimiser is done with
-        del self.optimizer
         return state.history
 
     def step(self, batch: scoring.Batch) -> None:
@@ -151,11 +152,7 @@ class Training:
             self.look_at_losses()
 
     def look_at_losses(self) -> None:
-        """Fetch the losses of the last steps, and log their mean.
-
-        Raises:
-            utils.RunError: one, or its gradient, is not finite.
-        """
+        """Fetch and log the losses of the last steps; utils.RunError if one is not finite."""
         if not self.pending:
             return
         steps, losses, batches = zip(*self.pending, strict=True)
@@ -164,9 +161,10 @@ class Training:
         for step, value, batch in zip(steps, values, batches, strict=True):
             if not math.isfinite(value):
                 ids = [str(self.corpora.rows["train"][index].get("id")) for index in batch]
-                mend = "take a lower --lr, or another --precision; what was saved is whole"
                 told = f"the loss is {value}, on the lines {', '.join(ids)}"
-                raise utils.RunError(f"step {step}: {told}; {mend}")
+                raise utils.RunError(f"step {step}: {told}; {LOWER}")
+        if self.scales_loss and self.scaler.get_scale() < 1:
+            raise utils.RunError("gradients do not fit into fp16; take --precision fp32 or bf16")
         lr = self.schedule.get_last_lr()[0]
         self.log(loss=float(np.mean(values)), epoch=steps[-1] / self.steps, lr=lr)
 
@@ -180,10 +178,10 @@ class Training:
         self.look_at_losses()
         self.model.eval()
         gold = self.corpora.gold["dev"]
-        with process.Progress(len(gold), "line", "dev") as progress:
+        with process.Progress(len(gold), "line", "dev") as bar:
 
             def after_batch(lines: int) -> None:
-                progress.update(lines)
+                bar.update(lines)
                 self.stop_if_told()
 
             scores = self.task.score(self.model, "dev", after_batch)
@@ -198,7 +196,7 @@ class Training:
             *(speed, metrics["micro_f1"], metrics["micro_f1_at_0.5"]),
         )
         if metrics["micro_f1"] > self.state.best:
-            self.state.best, self.state.best_epoch = metrics["micro_f1"], epoch
+            self.state.best = metrics["micro_f1"]
             self.keep_as_best()
         self.save()
 
@@ -226,9 +224,9 @@ class Training:
         """Save a checkpoint, which gets its name when it is whole, and remove the one before."""
         self.look_at_losses()
         trained = itertools.chain(*(group["params"] for group in self.task.parameters))
-        if not all(bool(parameter.isfinite().all()) for parameter in trained):
-            mend = "take a lower --lr; what was saved before is whole"
-            raise utils.RunError(f"step {self.state.step}: the weights are not finite; {mend}")
+        if not torch.stack([each.isfinite().all() for each in trained]).all():
+            raise utils.RunError(f"step {self.state.step}: the weights are not finite; {LOWER}")
+        self.state.seconds = time.time() - self.run.started
         accelerator, state = self.accelerator, dataclasses.asdict(self.state)
         checkpoints = self.run.directory / "checkpoints"
         final, partial = checkpoints / f"checkpoint-{self.state.step}", checkpoints / ".partial"

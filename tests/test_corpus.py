@@ -47,8 +47,6 @@ REFUSED_ANYWHERE = {  # a line, and what is told of it: in a file to predict too
     "form blank": (with_input(form=" \t"), "line 2: input.form"),
     "form of broken characters alone": (with_input(form="\0\ud800"), "line 2: input.form"),
     "a NUL outside of any string": ('{"id": "b",\0 "input": 1}', "line 2: is not JSON"),
-    "target a string": (with_input(target="급식"), "line 2: input.target"),
-    "target form a number": (with_target(form=3), "line 2: input.target.form"),
 }
 REFUSED_LABELS = {  # in a file to train or tune on
     "labels missing": (without(GOOD, "output"), "line 2: output: has no labels"),
@@ -68,6 +66,8 @@ REFUSED = REFUSED_ANYWHERE | REFUSED_LABELS
 SPAN = "begin and end that do not fit the text"
 BROKEN = "broken characters"
 WARNED_OF = {  # a line that is taken as it is, and what the warning names
+    "target a string": (with_input(target="급식"), "targets that are no text, read as none"),
+    "target form a number": (with_target(form=3), "targets that are no text, read as none"),
     "span reversed": (with_target(begin=5, end=3), SPAN),
     "span past the end": (with_target(begin=3, end=99), SPAN),
     "span before the start": (with_target(begin=-1, end=2), SPAN),

@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 from conftest import call, make_row, write_rows
+from safetensors.torch import load_file, save_file
 from small_runs import GPT_NEOX, ROBERTA, SmallRuns, assert_same_end
 
 import bert_plain
@@ -203,13 +204,16 @@ def test_a_complete_run_says_so_and_stays_as_it_is(small, tmp_path):
         (["--dev-file", "{other}"], "--dev-file is not the file"),
         (["--pooling", "mean"], "--pooling was cls, and is mean"),
         (["--train-batch-size", 4], "--train-batch-size was 8, and is 4"),
-        (["--precision", "bf16"], "--precision was fp32, and is bf16"),
+        (["--precision", "bf16"], "computes in fp32, and --precision bf16 is bf16 here"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
 def test_resume_refuses_another_run(change, told, small, tmp_path):
     output = tmp_path / "out"
     shutil.copytree(small.undisturbed("bert_plain.py"), output)
+    run = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    del run["seconds"]  # as if it had not ended
+    outputs.write_json(output / "run.json", run)
     other = write_rows(tmp_path / "other", [make_row(str(n)) for n in range(9)])
     shutil.copytree(ROBERTA, tmp_path / "copy")
     change = [str(each).format(copy=tmp_path / "copy", other=other) for each in change]
@@ -219,9 +223,48 @@ def test_resume_refuses_another_run(change, told, small, tmp_path):
     del before[output / "train.log"]
     after = content(output)
     assert after.keys() - before.keys() == {output / "train.log"}
-    changed = {path.name for path, each in before.items() if after[path] != each}
-    assert changed <= {"run.json"}
+    assert [path for path, each in before.items() if after[path] != each] == []
     assert_same_end(output, small.undisturbed("bert_plain.py"))
+
+
+def test_every_process_knows_that_a_run_is_complete(small, monkeypatch):
+    args = argparse.Namespace(output_dir=small.undisturbed("bert_plain.py"), resume=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with Run(args, "bert_plain.py") as run:
+        assert run.is_complete()
+
+
+def test_resume_refuses_a_run_of_another_script(small, tmp_path):
+    shutil.copytree(small.undisturbed("bert_plain.py"), tmp_path / "out")
+    arguments = [*small.arguments("bert_GRU.py"), "--output-dir", tmp_path / "out", "--resume"]
+    assert_refused(call("bert_GRU.py", *arguments), "holds a run of bert_plain.py")
+
+
+def test_a_wrong_line_late_in_a_prediction_leaves_nothing(small, tmp_path):
+    long = write_rows(tmp_path / "test.jsonl", [make_row(form="급식 " * 600, target="급식 " * 600)])
+    best, good = small.undisturbed("bert_plain.py") / "best", small.corpus()[3]
+    files = ["--dev-file", good, "--test-file", long, "--output-dir", tmp_path / "out"]
+    assert_refused(call("bert_plain.py", "--model-ckpt-path", best, *files), "shorten it")
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_that_are_not_finite_are_not_written(small, tmp_path):
+    best = tmp_path / "best"
+    shutil.copytree(small.undisturbed("bert_plain.py") / "best", best)
+    weights = load_file(best / "model.safetensors")
+    weights["classifier.out_proj.bias"][0] = torch.nan
+    save_file(weights, best / "model.safetensors", metadata={"format": "pt"})
+    files = ["--dev-file", small.corpus()[3], "--output-dir", tmp_path / "out"]
+    outcome = call("bert_plain.py", "--model-ckpt-path", best, *files)
+    assert outcome.returncode == 1 and "the scores are not finite" in outcome.stderr
+    assert not list((tmp_path / "out").glob("dev*"))
+
+
+def test_a_name_that_utf8_cannot_hold_is_refused_in_one_line(tmp_path):
+    arguments = ["--train-file", "\udcff.jsonl", "--output-dir", tmp_path / "out"]
+    assert_refused(call("bert_plain.py", *arguments), "no such file")
+    assert not (tmp_path / "out").exists()
 
 
 def test_resume_refuses_another_number_of_processes(small, tmp_path, monkeypatch):

@@ -40,7 +40,8 @@ import gpt_train
 import utils
 from emotion import causal, memory, process, training
 from emotion.data import Corpora
-from emotion.run import Run, peak_memory_gib
+from emotion.process import peak_memory_gib
+from emotion.run import Run
 
 process.quiet_libraries()
 SHAPES = ("1x128", "16x96", "16x160")
