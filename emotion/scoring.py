@@ -27,7 +27,8 @@ def device() -> torch.device:
         from accelerate import PartialState
 
         return PartialState(cpu=not torch.accelerator.is_available()).device
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return here or torch.device("cpu")  # a build for CUDA has an accelerator without a GPU, too
 
 
 def check_devices() -> None:

@@ -250,6 +250,7 @@ def test_precision_follows_the_hardware(monkeypatch):
         assert scoring.resolve_precision("auto") == expected
         for asked in ("fp32", "bf16", "fp16"):
             assert scoring.resolve_precision(asked) == asked
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
     assert scoring.resolve_precision("auto") == "fp32"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -261,6 +261,12 @@ def test_scores_that_are_not_finite_are_not_written(small, tmp_path):
     assert not list((tmp_path / "out").glob("dev*"))
 
 
+def test_a_build_for_gpus_without_one_computes_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert scoring.device() == torch.device("cpu")
+
+
 def test_a_name_that_utf8_cannot_hold_is_refused_in_one_line(tmp_path):
     arguments = ["--train-file", "\udcff.jsonl", "--output-dir", tmp_path / "out"]
     assert_refused(call("bert_plain.py", *arguments), "no such file")
@@ -467,6 +473,7 @@ def notes(caplog):
 
 
 def test_gpus_that_are_not_used_or_differ_are_told(monkeypatch, caplog):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", ["RTX 4090", "RTX 3090"].__getitem__)
@@ -481,6 +488,7 @@ def test_a_cpu_is_told_and_a_gpu_that_is_not_of_cuda_has_no_notes(monkeypatch, c
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)
     assert notes(caplog) == ["no GPU was found: this runs on the CPU"]
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
     assert notes(caplog) == []
     assert scoring.device().type == "mps"
