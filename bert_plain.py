@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import utils
-from emotion import checkpoint, cli, data
+from emotion import checkpoint, cli, data, ending
 from emotion.run import Run
 
 SAMPLE = {"model": utils.SAMPLE / "roberta-tiny", "epochs": 8, "lr": 2e-3, "train_batch_size": 48}
@@ -161,7 +161,7 @@ def predict(args: argparse.Namespace, run: Run, architectures: tuple[str, ...]) 
         examples = encoder.encode(rows, tokenizer, model.config)
         return inputs.score(model, examples, args.val_batch_size, after_batch)
 
-    scoring.predict_files(run, found, files, score)
+    ending.predict_files(run, found, files, score)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

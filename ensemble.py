@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from emotion import checkpoint, cli, outputs, report, statistics, systems
+from emotion import cli, ending, outputs, report, statistics, systems
 from emotion.run import Run
 
 
@@ -63,7 +63,7 @@ def average(
     }
     threshold = args.threshold
     if "dev" in gold:
-        threshold = checkpoint.choose_threshold(run, labels, gold["dev"], scores["dev"], threshold)
+        threshold = ending.choose_threshold(run, labels, gold["dev"], scores["dev"], threshold)
     chunks = {split: [(corpora[split], values)] for split, values in scores.items()}
     run.write_scores(chunks, set(gold), labels, threshold)
     decisions = {split: utils.decide(values, threshold) for split, values in scores.items()}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from emotion import checkpoint, cli, data
+from emotion import checkpoint, cli, data, ending
 from emotion.run import Run
 
 
@@ -64,7 +64,7 @@ def predict(args: argparse.Namespace, run: Run) -> None:
             model, prompt, objective, suffixes, after_batch, args.batch_size, cache=cache
         )
 
-    scoring.predict_files(run, found, files, score)
+    ending.predict_files(run, found, files, score)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -28,7 +28,7 @@ from emotion import scoring
 from emotion.answers import to_scores, with_answer_head
 from emotion.checkpoint import Checkpoint, loading
 from emotion.encoder import quiet_loading
-from emotion.prompt import PAD_TO, Prompt, Suffix, attention_mask, measures
+from emotion.prompt import Prompt, Suffix, attention_mask, measures, row_length
 
 QUERY_KEY_VALUE = {  # by architecture
     *("query_key_value", "q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "Wqkv")
@@ -203,6 +203,6 @@ def score(
         found = answer_log_probabilities(model, inputs, known)
         return to_scores(found.float().cpu().double(), objective).numpy()
 
-    lengths = [-(-prompt.length(suffix) // PAD_TO) * PAD_TO for suffix in suffixes]
+    lengths = [row_length(prompt.length(suffix)) for suffix in suffixes]
     batches = scoring.batches_to_score(lengths, lines, tokens, padding=0)
     return scoring.score(batches, score_batch, after_batch)

@@ -8,12 +8,10 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
-import numpy as np
 from safetensors import SafetensorError
 
 import utils
-from emotion import outputs, process, statistics
-from emotion.run import Run
+from emotion import outputs, process
 
 WEIGHTS = (".safetensors", ".bin")
 
@@ -102,38 +100,6 @@ def resolve_threshold(path: Path, labels: Sequence[str], threshold: str | float)
     if type(found) not in (int, float) or not 0 <= found <= 1:
         raise utils.InputError(f"{file}: threshold is {found!r}, not a number from 0 to 1; {mend}")
     return float(found)
-
-
-def choose_threshold(
-    run: Run, labels: Sequence[str], gold: np.ndarray, scores: np.ndarray, given: str | float
-) -> float:
-    """The threshold of a run: `given`, or where it is "auto" tuned on dev; saved in `best/`.
-
-    Args:
-        gold, scores: of dev, shape [lines, labels].
-    """
-    tuned = given == "auto"
-    threshold = utils.tune_threshold(gold, scores) if tuned else float(given)
-    decision: dict[str, Any] = {"labels": list(labels), "threshold": threshold}
-    decision["tuned_on"] = "dev" if tuned else None
-    if tuned:
-        cross_fitted = statistics.cross_fitted_decisions(gold, scores)
-        decision |= {
-            "micro_f1": utils.micro_f1(gold, utils.decide(scores, threshold)),
-            "micro_f1_cross_fitted": utils.micro_f1(gold, cross_fitted),
-            "micro_f1_at_0.5": utils.micro_f1(gold, utils.decide(scores, 0.5)),
-        }
-        utils.log.info(
-            "threshold %.3f, tuned on dev: micro-F1 %.4f on the lines it was tuned on, "
-            "%.4f cross-fitted, %.4f at 0.5",
-            threshold,
-            *(decision[f"micro_f1{rule}"] for rule in ("", "_cross_fitted", "_at_0.5")),
-        )
-    if not run.writes_nothing:
-        best = run.directory / "best"
-        best.mkdir(exist_ok=True)  # where the run has no weights of its own
-        outputs.write_json(best / "decision.json", decision)
-    return threshold
 
 
 # Models

@@ -12,6 +12,7 @@ from typing import Any
 
 import utils
 
+AfterBatch = Callable[[int], object]  # is told of how many lines have been scored
 SECONDS_BETWEEN_LINES = 30  # where no terminal shows a bar
 SECONDS_BETWEEN_NOTES = 5  # beside a bar
 

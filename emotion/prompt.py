@@ -10,7 +10,7 @@ from torch import nn
 import utils
 from emotion import outputs
 
-PAD_TO = 8  # tokens; few shapes, which a GPU likes too
+SHORTEST = 8  # tokens of a row
 Suffix = list[int]  # the token ids of a line after the shared beginning
 
 
@@ -126,19 +126,20 @@ class Prompt:
     def batch(self, suffixes: Sequence[Suffix]) -> dict[str, torch.Tensor]:
         """Lay each line in a row of its own, padded on the right, without the shared beginning.
 
-        Rows are padded to a multiple of PAD_TO. In batches of one length a line is padded alike
+        Rows are padded to a `row_length`. In batches of one such length a line is padded alike
         whatever stands beside it, and its attention adds up in the same order: a score then does
         not depend on the batch where matrix products do not, as on a CPU.
 
         Returns:
             As `pack`, with a row for each line.
         """
-        columns = zip(*map(self.lay_out, suffixes), strict=True)
-        input_ids, position_ids, branch, kept = columns
-        branches = padded(branch, -2, PAD_TO)
+        laid_out = zip(*map(self.lay_out, suffixes), strict=True)
+        input_ids, position_ids, branch, kept = laid_out
+        columns = row_length(max(map(len, branch)))
+        branches = padded(branch, -2, columns)
         return {
-            "input_ids": padded(input_ids, 0, PAD_TO),
-            "position_ids": padded(position_ids, 0, PAD_TO),
+            "input_ids": padded(input_ids, 0, columns),
+            "position_ids": padded(position_ids, 0, columns),
             "line": torch.zeros_like(branches),
             "branch": branches,
             "logits_to_keep": torch.tensor(kept),
@@ -151,11 +152,23 @@ def measures(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name, None) for name in names}
 
 
-def padded(rows: Sequence[Sequence[float]], value: float = 0, multiple: int = 1) -> torch.Tensor:
-    """Lists of numbers as one tensor, filled up with `value` to a multiple of so many columns."""
+def padded(
+    rows: Sequence[Sequence[float]], value: float = 0, columns: int | None = None
+) -> torch.Tensor:
+    """Lists of numbers as one tensor, filled up with `value`; to so many columns, if told."""
     tensors = [torch.tensor(row) for row in rows]
     tensor = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
-    return nn.functional.pad(tensor, (0, -tensor.shape[1] % multiple), value=value)
+    return nn.functional.pad(
+        tensor, (0, (columns or tensor.shape[1]) - tensor.shape[1]), value=value
+    )
+
+
+def row_length(tokens: int) -> int:
+    """The padded length of a line of so many tokens: an eighth more at most, from 64 on."""
+    step = SHORTEST
+    while tokens > 8 * step:
+        step *= 2
+    return -(-tokens // step) * step
 
 
 def attention_mask(line: torch.Tensor, branch: torch.Tensor, prefix: int = 0) -> torch.Tensor:

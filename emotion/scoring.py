@@ -1,8 +1,7 @@
 """Scoring lines, whatever the model: device, precision, batches, processes that share them out."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +9,11 @@ import torch
 
 import utils
 from emotion import process
-from emotion.checkpoint import Checkpoint, choose_threshold
-from emotion.data import Corpora
-from emotion.run import Run
+from emotion.process import AfterBatch
 
 TOKENS = 4096  # that a batch is filled up to where no number of lines is given
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Batch = list[int]  # indices of lines
-AfterBatch = Callable[[int], object]  # is told of how many lines have been scored
-ScoreRows = Callable[[list[utils.Row], AfterBatch], np.ndarray]
 
 
 def device() -> torch.device:
@@ -115,45 +110,6 @@ def score(
     return scores.round(
         6
     )  # as they are written, so that a decision on the file is the decision here
-
-
-def conclude(
-    run: Run,
-    corpora: Corpora,
-    score_split: Callable[[str, AfterBatch], np.ndarray],
-    threshold: str | float,
-    history: Sequence[dict[str, float]],
-) -> None:
-    """End a training: scores of dev and test, decision rule, predictions, metrics."""
-    rows = {split: lines for split, lines in corpora.rows.items() if split != "train"}
-    scored = {}
-    for split, lines in rows.items():
-        with process.Progress(len(lines), "line", split) as progress:
-            scored[split] = [(lines, score_split(split, progress.update))]
-    [(_, dev)] = scored["dev"]
-    rule = choose_threshold(run, corpora.labels, corpora.gold["dev"], dev, threshold)
-    run.write_scores(scored, corpora.gold, corpora.labels, rule)
-    run.finish(history)
-
-
-def predict_files(
-    run: Run, found: Checkpoint, files: dict[str, tuple[Path, int, bool]], score_rows: ScoreRows
-) -> None:
-    """Predict corpus files window by window: predictions, and metrics of those labelled.
-
-    Args:
-        files: by split, a file, its number of lines, and whether they are labelled.
-    """
-
-    def score_windows(path: Path, lines: int) -> Iterator[tuple[list[utils.Row], np.ndarray]]:
-        with process.Progress(lines, "line", path.name) as progress:
-            for rows in utils.windows(path):
-                yield rows, score_rows(rows, progress.update)
-
-    chunks = {split: score_windows(path, lines) for split, (path, lines, _) in files.items()}
-    labelled = {split for split, (_, _, is_labelled) in files.items() if is_labelled}
-    run.write_scores(chunks, labelled, found.labels, found.threshold)
-    run.finish()
 
 
 def to_device(batch: dict[str, Any], where: torch.device) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from transformers import get_linear_schedule_with_warmup, set_seed
 
 import utils
-from emotion import outputs, process, scoring
+from emotion import ending, outputs, process, scoring
 from emotion.data import Corpora
 from emotion.run import STATE_FILE, Run, checkpoint_is_whole, last_whole_checkpoint
 from emotion.task import Task
@@ -294,5 +294,5 @@ def fit(
     history = Training(run, accelerator, corpora, task, args.epochs, args.save_steps).train()
     best = task.load_best(run.directory / "best")
     score = functools.partial(task.score, best)
-    scoring.conclude(run, corpora, score, args.threshold, history)
+    ending.conclude(run, corpora, score, args.threshold, history)
     accelerator.end_training()

@@ -11,7 +11,7 @@ from conftest import EMOTIONS, ROOT, call, make_row, run_script, write_rows
 from sklearn.metrics import f1_score
 
 import utils
-from emotion import checkpoint, data, statistics, systems
+from emotion import checkpoint, data, ending, statistics, systems
 from emotion.run import Run
 
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
@@ -52,7 +52,7 @@ def make_run(directory, files, scores, names=EMOTIONS):
     }
     with Run(args, "bert_plain.py") as run:
         run.note_files(files)
-        rule = checkpoint.choose_threshold(run, names, gold["dev"], values["dev"], "auto")
+        rule = ending.choose_threshold(run, names, gold["dev"], values["dev"], "auto")
         scored = {split: [(rows[split], values[split])] for split in scores}
         run.write_scores(scored, gold, names, rule)
         run.finish()

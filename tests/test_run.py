@@ -17,7 +17,7 @@ from small_runs import GPT_NEOX, ROBERTA, SmallRuns, assert_same_end
 
 import bert_plain
 import utils
-from emotion import checkpoint, cli, outputs, process, scoring, training
+from emotion import checkpoint, cli, ending, outputs, process, scoring, training
 from emotion.run import Run, last_whole_checkpoint
 
 
@@ -351,8 +351,7 @@ def test_the_log_holds_what_was_printed_and_the_traceback_of_an_error(small, tmp
     def fail(*_):
         raise KeyError("a fault of our own")
 
-    monkeypatch.setattr(checkpoint, "choose_threshold", fail)
-    monkeypatch.setattr(scoring, "choose_threshold", fail)
+    monkeypatch.setattr(ending, "choose_threshold", fail)
     with pytest.raises(KeyError):
         call("bert_plain.py", *arguments)
     log = (output / "train.log").read_text()

@@ -25,6 +25,8 @@ from emotion import answers, causal, process
 from emotion.prompt import Prompt
 from emotion.prompt_words import make_strings
 
+process.quiet_libraries()
+
 
 def load_plainly(path: str) -> torch.nn.Module:
     """The model in 4 bits, everything else in bfloat16."""
@@ -50,7 +52,6 @@ def main() -> None:
     parser.add_argument("--language", choices=("ko", "en"), default="ko")
     parser.add_argument("--lines", type=int, default=64)
     options = parser.parse_args()
-    process.quiet_libraries()
     rows = utils.read_corpus(options.corpus / "dev.jsonl", labelled=True)[: options.lines]
     strings = make_strings(options.language, utils.labels_of(rows))
     prompt = Prompt(strings, AutoTokenizer.from_pretrained(options.model), 512)

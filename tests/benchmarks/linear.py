@@ -20,7 +20,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
 import utils
-from emotion import cli, data
+from emotion import cli, data, ending
 from emotion.run import Run
 
 
@@ -40,12 +40,10 @@ def fit(args: argparse.Namespace, run: Run) -> None:
     )
     model.fit(texts["train"], corpora.gold["train"])
 
-    from emotion import scoring
-
     def score(split, after_batch):
         return model.predict_proba(texts[split]).round(6)
 
-    scoring.conclude(run, corpora, score, args.threshold, [])
+    ending.conclude(run, corpora, score, args.threshold, [])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

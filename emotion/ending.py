@@ -1,0 +1,87 @@
+"""How a run ends: scores, decision rule, predictions and metrics."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import utils
+from emotion import outputs, process, statistics
+from emotion.checkpoint import Checkpoint
+from emotion.data import Corpora
+from emotion.process import AfterBatch
+from emotion.run import Run
+
+ScoreRows = Callable[[list[utils.Row], AfterBatch], np.ndarray]
+
+
+def choose_threshold(
+    run: Run, labels: Sequence[str], gold: np.ndarray, scores: np.ndarray, given: str | float
+) -> float:
+    """The threshold of a run: `given`, or where it is "auto" tuned on dev; saved in `best/`.
+
+    Args:
+        gold, scores: of dev, shape [lines, labels].
+    """
+    tuned = given == "auto"
+    threshold = utils.tune_threshold(gold, scores) if tuned else float(given)
+    decision: dict[str, Any] = {"labels": list(labels), "threshold": threshold}
+    decision["tuned_on"] = "dev" if tuned else None
+    if tuned:
+        cross_fitted = statistics.cross_fitted_decisions(gold, scores)
+        decision |= {
+            "micro_f1": utils.micro_f1(gold, utils.decide(scores, threshold)),
+            "micro_f1_cross_fitted": utils.micro_f1(gold, cross_fitted),
+            "micro_f1_at_0.5": utils.micro_f1(gold, utils.decide(scores, 0.5)),
+        }
+        utils.log.info(
+            "threshold %.3f, tuned on dev: micro-F1 %.4f on the lines it was tuned on, "
+            "%.4f cross-fitted, %.4f at 0.5",
+            threshold,
+            *(decision[f"micro_f1{rule}"] for rule in ("", "_cross_fitted", "_at_0.5")),
+        )
+    if not run.writes_nothing:
+        best = run.directory / "best"
+        best.mkdir(exist_ok=True)  # where the run has no weights of its own
+        outputs.write_json(best / "decision.json", decision)
+    return threshold
+
+
+def conclude(
+    run: Run,
+    corpora: Corpora,
+    score_split: Callable[[str, AfterBatch], np.ndarray],
+    threshold: str | float,
+    history: Sequence[dict[str, float]],
+) -> None:
+    """End a training: scores of dev and test, decision rule, predictions, metrics."""
+    rows = {split: lines for split, lines in corpora.rows.items() if split != "train"}
+    scored = {}
+    for split, lines in rows.items():
+        with process.Progress(len(lines), "line", split) as progress:
+            scored[split] = [(lines, score_split(split, progress.update))]
+    [(_, dev)] = scored["dev"]
+    rule = choose_threshold(run, corpora.labels, corpora.gold["dev"], dev, threshold)
+    run.write_scores(scored, corpora.gold, corpora.labels, rule)
+    run.finish(history)
+
+
+def predict_files(
+    run: Run, found: Checkpoint, files: dict[str, tuple[Path, int, bool]], score_rows: ScoreRows
+) -> None:
+    """Predict corpus files window by window: predictions, and metrics of those labelled.
+
+    Args:
+        files: by split, a file, its number of lines, and whether they are labelled.
+    """
+
+    def score_windows(path: Path, lines: int) -> Iterator[tuple[list[utils.Row], np.ndarray]]:
+        with process.Progress(lines, "line", path.name) as progress:
+            for rows in utils.windows(path):
+                yield rows, score_rows(rows, progress.update)
+
+    chunks = {split: score_windows(path, lines) for split, (path, lines, _) in files.items()}
+    labelled = {split for split, (_, _, is_labelled) in files.items() if is_labelled}
+    run.write_scores(chunks, labelled, found.labels, found.threshold)
+    run.finish()
