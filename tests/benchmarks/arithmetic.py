@@ -16,16 +16,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from emotion import process
+
+process.quiet_libraries()  # before the libraries are imported
+
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 import utils
-from emotion import answers, causal, process
+from emotion import answers, causal
 from emotion.prompt import Prompt
 from emotion.prompt_words import make_strings
-
-process.quiet_libraries()
 
 
 def load_plainly(path: str) -> torch.nn.Module:

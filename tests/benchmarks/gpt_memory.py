@@ -29,6 +29,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from emotion import process
+
+process.quiet_libraries()  # before the libraries are imported
+
 import numpy as np
 import psutil
 import torch
@@ -38,12 +42,11 @@ from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 import gpt_train
 import utils
-from emotion import causal, memory, process, training
+from emotion import causal, memory, training
 from emotion.data import Corpora
 from emotion.process import peak_memory_gib
 from emotion.run import Run
 
-process.quiet_libraries()
 SHAPES = ("1x128", "16x96", "16x160")
 
 
