@@ -70,8 +70,8 @@ def check_adapter(path: Path, threshold: str | float) -> tuple[Checkpoint, str]:
     except (KeyError, TypeError):
         fits = False
     if not fits:
-        told = "adapter_config.json or prompt.json is missing or broken; give best/ of a run"
-        raise utils.InputError(f"{path}: is no checkpoint of gpt_train.py ({told}")
+        told = "is no checkpoint of gpt_train.py (adapter_config.json or prompt.json is missing or"
+        raise utils.InputError(f"{path}: {told} broken); give best/ of a run")
     return Checkpoint(labels, resolve_threshold(path, labels, threshold), settings), base
 
 
@@ -155,8 +155,11 @@ def loading(path: Path | str) -> Iterator[None]:
     except utils.InputError:
         raise
     except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
-        if process.is_out_of_memory(error) or getattr(error, "errno", None) == errno.ENOSPC:
+        if process.is_out_of_memory(error):
             raise
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            told = f"{path}: cannot be loaded: the disk is full"
+            raise utils.RunError(f"{told}; make room and start again") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         mend = "give another model or checkpoint"

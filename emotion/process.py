@@ -59,7 +59,9 @@ def signals_handled_by(handler: Callable[..., Any]) -> Iterator[dict[signal.Sign
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether what torch or Python raised says that the memory is full."""
-    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "alloc" in str(error)
+    names = ("OutOfMemoryError", "MemoryError")
+    on_cpu = isinstance(error, RuntimeError) and "CPUAllocator" in str(error)
+    return type(error).__name__ in names or on_cpu
 
 
 def quiet_libraries() -> None:

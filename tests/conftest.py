@@ -60,6 +60,14 @@ def call(script: str, *arguments: Any, cwd: Path = ROOT) -> Outcome:
     return subprocess.CompletedProcess([script, *argv], code, stdout.getvalue(), stderr.getvalue())
 
 
+def assert_refused(outcome: Outcome, *told: Any) -> None:
+    """Exit code 2, and one line on standard error with all of `told` in it."""
+    assert outcome.returncode == 2, outcome.stdout
+    assert outcome.stderr.count("\n") == 1, outcome.stderr
+    for text in told:
+        assert str(text) in outcome.stderr
+
+
 def make_row(
     id: str = "line-1",
     form: str = "오늘 급식 최고",

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import EMOTIONS, ROOT, call, make_row, run_script, write_rows
+from conftest import EMOTIONS, ROOT, assert_refused, call, make_row, run_script, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,14 +36,6 @@ def corpus(tmp_path):
 def no_national_corpus(monkeypatch):
     """None lies where it is looked for, whatever this machine has."""
     monkeypatch.setattr(data, "CORPUS_FILE", "no/such/nikluge-ea-2023-{}.jsonl")
-
-
-def assert_refused(outcome, *told):
-    """Exit code 2, and one line on standard error with all of `told` in it."""
-    assert outcome.returncode == 2, outcome.stdout
-    assert outcome.stderr.count("\n") == 1, outcome.stderr
-    for text in told:
-        assert str(text) in outcome.stderr
 
 
 def shown(value):
@@ -228,7 +220,10 @@ KNOWN = ["--model-ckpt-path", "{adapter}", "--threshold", "0.5"]
     [
         ([], "--model-ckpt-path is required"),
         (["--sample"], "python gpt_train.py --sample"),
-        (["--model-ckpt-path", "no/such/checkpoint"], "is no checkpoint of gpt_train.py"),
+        (
+            ["--model-ckpt-path", "no/such/checkpoint"],
+            "prompt.json is missing or broken); give best/",
+        ),
         (["--model-ckpt-path", "{adapter}"], "decision.json"),
         ([*KNOWN], "somewhere/else: not on this machine"),
         ([*KNOWN, "--model", "{adapter}"], "no config.json"),

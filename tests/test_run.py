@@ -2,6 +2,7 @@
 
 import argparse
 import concurrent.futures
+import errno
 import json
 import shutil
 import signal
@@ -11,7 +12,7 @@ import types
 import huggingface_hub
 import pytest
 import torch
-from conftest import call, make_row, write_rows
+from conftest import assert_refused, call, make_row, write_rows
 from safetensors.torch import load_file, save_file
 from small_runs import GPT_NEOX, ROBERTA, SmallRuns, assert_same_end
 
@@ -24,14 +25,6 @@ from emotion.run import Run, last_whole_checkpoint
 @pytest.fixture(scope="session")
 def small(made_once):
     return SmallRuns(made_once)
-
-
-def assert_refused(outcome, *told):
-    """Exit code 2, and one line on standard error with all of `told` in it."""
-    assert outcome.returncode == 2, outcome.stdout
-    assert outcome.stderr.count("\n") == 1, outcome.stderr
-    for text in told:
-        assert str(text) in outcome.stderr
 
 
 def content(directory):
@@ -265,6 +258,24 @@ def test_a_build_for_gpus_without_one_computes_on_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert scoring.device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), utils.RunError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), RuntimeError),
+        (OSError("/data/alloc is no model"), utils.InputError),
+        (ValueError(""), utils.InputError),
+        (RuntimeError("\n\n  size mismatch"), utils.InputError),
+    ],
+)
+def test_what_goes_wrong_in_loading_is_told_for_what_it_is(error, raised):
+    with pytest.raises(Exception) as told, checkpoint.loading("some/model"):
+        raise error
+    assert told.type is raised
+    assert process.is_out_of_memory(told.value) == (raised is RuntimeError)
+    assert raised is RuntimeError or str(told.value).startswith("some/model: cannot be loaded: ")
 
 
 def test_a_name_that_utf8_cannot_hold_is_refused_in_one_line(tmp_path):

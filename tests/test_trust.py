@@ -17,7 +17,7 @@ import time
 import numpy as np
 import pytest
 from children import finish, ranks, run_child, start
-from conftest import EMOTIONS, OFFLINE, ROOT, call, make_row, write_rows
+from conftest import EMOTIONS, OFFLINE, ROOT, assert_refused, call, make_row, write_rows
 from small_runs import GPT_NEOX, MODELS, ROBERTA, SmallRuns, assert_same_end
 from test_corpus import GOOD, REFUSED, REFUSED_ANYWHERE
 
@@ -402,14 +402,6 @@ def checkpoint_of(directory, base=str(GPT_NEOX), **changes):
     decision = {"labels": list(EMOTIONS), "threshold": 0.3}
     outputs.write_json(directory / "decision.json", decision)
     return directory
-
-
-def assert_refused(process, *told):
-    """Exit code 2, and one line on standard error with all of `told` in it."""
-    assert process.returncode == 2, process.stdout
-    assert process.stderr.count("\n") == 1, process.stderr
-    for text in told:
-        assert str(text) in process.stderr
 
 
 @pytest.mark.parametrize(
