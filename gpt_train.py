@@ -111,15 +111,15 @@ class AnswerTask:
 
     def describe(self) -> str:
         """What was resolved and derived, and an example as the model reads it, for the log."""
-        from emotion import memory
-
         args, prompt = self.args, self.prompt
+        trained, total = self.model.get_nb_trainable_parameters()
         answers, labels = prompt.strings["answers"], self.corpora.gold["train"][0]
         present = [each.strip() for each, label in zip(answers, labels, strict=False) if label]
         asked = prompt.tokenizer.decode(prompt.prefix_ids + self.suffixes["train"][0])
         return (
-            f"{memory.census(self.model)}\n{args.epochs} epochs in steps of "
-            f"{args.batch_size * self.accelerator.num_processes} lines; "
+            f"{type(self.model.get_base_model()).__name__} on {self.model.device}: "
+            f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained\n"
+            f"{args.epochs} epochs in steps of {len(self.batches(0)[0])} lines; "
             f"learning rate {args.lr:g}; objective {args.objective}; {self.precision}\n"
             f"first example, its answers between « and »:\n{asked}"
             f"«{' / '.join(present) or answers[-1].strip()}»"

@@ -1,8 +1,8 @@
 """A causal language model in 4 bits as a classifier: loading, answers' head, scores.
 
 One arithmetic in training, evaluation and inference, that of QLoRA (Dettmers et al. 2023,
-arXiv:2305.14314): residual stream, norms and the embeddings' output in float32, products of the
-4-bit layers in their compute type.
+arXiv:2305.14314): residual stream, norms and the embeddings' output in float32, products in the
+compute type of the 4-bit layers, the answers' head in float32.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def load_base(path: str, precision: str, where: torch.device) -> Any:
     """The causal language model at `path` in 4 bits (NF4, double quantisation).
 
     Args:
-        precision: what the products of its 4-bit layers are made in.
+        precision: what the products of its layers are made in.
 
     Raises:
         utils.InputError: the model cannot be loaded.
@@ -82,14 +82,16 @@ def load_base(path: str, precision: str, where: torch.device) -> Any:
             trust_remote_code=False,
         )
     model.config.use_cache = False  # PrefixCache is given where one is wanted
-    return compute_in_float32(model)
+    return compute_in(precision, model)
 
 
-def compute_in_float32(model: Any) -> Any:
-    """Let all that is not a product of 4-bit layers compute in float32.
+def compute_in(precision: str, model: Any) -> Any:
+    """Let the decoder's products be made in `precision`, and all else in float32.
 
     Embeddings and head stay stored in the type that they were loaded in.
     """
+    decoder = model.base_model
+    decoder.forward = scoring.autocast(model.device, precision)(decoder.forward)
     stored = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     for parameter in model.parameters():
         if parameter.is_floating_point() and id(parameter) not in stored:

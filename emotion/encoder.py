@@ -152,8 +152,7 @@ class Inputs:
 
     def autocast(self) -> torch.autocast:
         """Inside, products are made in the precision."""
-        dtype, is_on = scoring.DTYPES[self.precision], self.precision != "fp32"
-        return torch.autocast(self.device.type, dtype=dtype, enabled=is_on)
+        return scoring.autocast(self.device, self.precision)
 
     @torch.inference_mode()
     def score(

@@ -1,7 +1,6 @@
 """What a training step of a 4-bit model with adapters needs, told before anything is loaded."""
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -189,15 +188,3 @@ def plan(
     while tokens_to_score > 256 and held + need.scoring(tokens_to_score) > free:
         tokens_to_score //= 2
     return Plan("\n".join(lines), again, tokens_to_score, advice)
-
-
-def census(model: Any) -> str:
-    """The parameters of a model with adapters, by type and use, as text for the log."""
-    counted: Counter[str] = Counter()
-    for parameter in model.parameters():
-        packed = parameter.dtype == torch.uint8  # two weights of 4 bits in a byte
-        kind = "in 4 bits" if packed else str(parameter.dtype).removeprefix("torch.")
-        use = "trained" if parameter.requires_grad else "frozen"
-        counted[f"{kind}, {use}"] += parameter.numel() * (1 + packed)
-    told = ", ".join(f"{count / 1e6:.1f} M {kind}" for kind, count in counted.items())
-    return f"{type(model.get_base_model()).__name__} on {model.device}; parameters: {told}"

@@ -63,6 +63,11 @@ def resolve_precision(requested: str) -> str:
     return "bf16" if has_bf16 else "fp32"
 
 
+def autocast(where: torch.device, precision: str) -> torch.autocast:
+    """Inside, products on a device are made in a precision."""
+    return torch.autocast(where.type, dtype=DTYPES[precision], enabled=precision != "fp32")
+
+
 def batches_to_score(
     lengths: Sequence[int], lines: int | None, tokens: int = TOKENS, padding: float = 0.25
 ) -> list[Batch]:

@@ -397,7 +397,8 @@ def test_scores_do_not_depend_on_the_batch_nor_on_who_asks(
         assert abs(scores_of(model, prompt, suffixes, lines=lines) - alone).max() <= far
     model.train()
     packed = causal.answer_log_probabilities(model, prompt.pack(suffixes)).detach()
-    assert abs(answers.to_scores(packed.double(), "answer").numpy() - alone).max() <= far
+    # other products, so that bf16 rounds them otherwise
+    assert abs(answers.to_scores(packed.double(), "answer").numpy() - alone).max() <= 2 * far
     model.save_pretrained(tmp_path)
     prompt.tokenizer.save_pretrained(tmp_path)
     prompt.save(tmp_path, "answer", EMOTIONS, model.config)
@@ -684,7 +685,7 @@ def test_a_sample_run_trains_and_is_predicted_with(gpt_run, tmp_path):
     settings = read_json(run / "best" / "prompt.json")
     assert settings["labels"] == list(EMOTIONS) and settings["objective"] == "answer"
     assert settings["strings"] == make_strings("ko", EMOTIONS)
-    assert "«" in process.stdout and "in 4 bits, frozen" in process.stdout
+    assert "«" in process.stdout and "M of them trained" in process.stdout
     assert f"gpt_inference.py --model-ckpt-path {run / 'best'}" in process.stdout
 
     outcome = call("gpt_inference.py", "--sample", cwd=tmp_path)
