@@ -9,6 +9,7 @@ import peft
 import psutil
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import utils
@@ -75,9 +76,10 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
             raise utils.InputError(f"--target-modules {' '.join(names)}: {told}") from None
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     layers, hidden = config.num_hidden_layers, config.hidden_size
-    of_attention = 4 * hidden * layers  # the output that fused kernels keep
-    kept = count_kept_bytes(adapted) / PROBE + of_attention  # of a token
-    unpacked = (2 if precision != "fp32" else 4) * largest
+    product = scoring.DTYPES[precision].itemsize
+    of_attention = product * hidden * layers  # the output that fused kernels keep
+    kept = count_kept_bytes(adapted, scoring.DTYPES[precision]) / PROBE + of_attention  # of a token
+    unpacked = product * largest
     held = {
         "weights in 4 bits": weights / 2 + weights / 64 * (1 + 4 / 256),  # 1 for 64, 4 for 256
         "embeddings, head, norms, biases": 2 * sum(stored.values()) + 4 * others,
@@ -102,16 +104,60 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
 WORKING = "one layer's work, a weight unpacked"
 
 
-def count_kept_bytes(model: Any) -> int:
-    """Bytes that a pass over PROBE tokens keeps for the backward pass, on the meta device."""
-    own = {id(parameter.untyped_storage()) for parameter in model.parameters()}
+class Products(TorchFunctionMode):
+    """What torch.autocast does, which does not reach the meta device: products are made in `dtype`.
+
+    Those with frozen weights take the place of products in 4 bits, which give back float32 and
+    keep nothing.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.copies: set[torch.UntypedStorage] = set()  # of weights
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Call a function of torch."""
+        if function not in PRODUCTS or any(is_frozen(each) for each in args):
+            return function(*args, **(kwargs or {}))
+        cast = {name: self.cast(value) for name, value in (kwargs or {}).items()}
+        return function(*map(self.cast, args), **cast)
+
+    def cast(self, value: Any) -> Any:
+        """A tensor of float32 in `dtype`; anything else as it is."""
+        if not torch.is_tensor(value) or value.dtype != torch.float32:
+            return value
+        cast = value.to(self.dtype)
+        if isinstance(value, nn.Parameter):
+            self.copies.add(cast.untyped_storage())
+        return cast
+
+
+PRODUCTS = {
+    *(nn.functional.linear, nn.functional.scaled_dot_product_attention, torch.matmul, torch.bmm),
+    *(torch.Tensor.matmul, torch.Tensor.__matmul__, torch.baddbmm, torch.addmm),
+}
+
+
+def is_frozen(value: Any) -> bool:
+    """Whether something is a weight that is not trained."""
+    return isinstance(value, nn.Parameter) and not value.requires_grad
+
+
+def count_kept_bytes(model: Any, dtype: torch.dtype) -> int:
+    """Bytes that a pass over PROBE tokens keeps for the backward pass, on the meta device.
+
+    Args:
+        dtype: what products are made in.
+    """
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
         is_attention = tensor.shape[-2:] == (PROBE, PROBE)  # fused kernels keep none
-        if id(storage) not in own and not is_attention:
-            kept[id(storage)] = storage
+        if not is_attention:
+            kept[id(tensor.untyped_storage())] = tensor.untyped_storage()
         return tensor
 
     model.train()
@@ -119,8 +165,11 @@ def count_kept_bytes(model: Any) -> int:
     mask = torch.zeros((1, 1, PROBE, PROBE), device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         decoder = model.get_base_model().base_model
-        output = decoder(input_ids=ids, position_ids=ids, attention_mask=mask, use_cache=False)
-        total = sum(storage.nbytes() for storage in kept.values())
+        with Products(dtype) as products:
+            output = decoder(input_ids=ids, position_ids=ids, attention_mask=mask, use_cache=False)
+        own = {id(parameter.untyped_storage()) for parameter in model.parameters()}
+        own |= set(map(id, products.copies))
+        total = sum(storage.nbytes() for key, storage in kept.items() if key not in own)
     del output
     return total
 
