@@ -9,6 +9,7 @@ A fully-connected head on the encoder's [CLS], a sigmoid for each emotion, binar
 """
 
 import argparse
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,24 +52,28 @@ class EncoderTask:
     """An encoder under a head, reading sentence and target as a pair; binary cross-entropy.
 
     Args:
-        head: a key of `emotion.modeling.HEADS`; None for the one that transformers has.
+        head: a key of `emotion.modeling.HEADS`.
         processes: that part a batch.
     """
 
     def __init__(
-        self, args: argparse.Namespace, corpora: data.Corpora, head: str | None, processes: int
+        self, args: argparse.Namespace, corpora: data.Corpora, head: str, processes: int
     ) -> None:
-        from emotion import encoder, scoring
+        from emotion import encoder, scoring, vocabulary
+        from emotion.inputs import Inputs, encode
 
         self.args, self.gold, self.labels = args, corpora.gold, corpora.labels
         loaded = encoder.load(args.model, corpora.labels, head)
         self.tokenizer, self.model, self.new_weights = loaded
         self.examples = {
-            split: encoder.encode(rows, self.tokenizer, self.model.config)
-            for split, rows in corpora.rows.items()
+            split: encode(rows, self.tokenizer, self.model) for split, rows in corpora.rows.items()
         }
+        train = [example["input_ids"] for example in self.examples["train"]]
+        vocabulary.check_unknown(self.tokenizer, train)
         self.precision = scoring.resolve_precision(args.precision)
-        self.inputs = encoder.Inputs(self.model, self.tokenizer, self.precision)
+        self.inputs = Inputs(self.model, self.tokenizer, self.precision)
+        every = list(itertools.chain.from_iterable(self.examples.values()))
+        self.inputs.check(self.model, every, reads_cls=head in ("cls", "gru"))
         rates = args.lr, args.head_lr, args.weight_decay
         self.parameters = encoder.parameter_groups(self.model, self.new_weights, *rates)
         self.lines_at_once, self.lines = args.train_batch_size, args.train_batch_size * processes
@@ -117,7 +122,7 @@ class EncoderTask:
         return encoder.load(path)[1].to(self.inputs.device).eval()
 
 
-def train(args: argparse.Namespace, run: Run, head: str | None) -> None:
+def train(args: argparse.Namespace, run: Run, head: str) -> None:
     """Data, model, training, decision rule, predictions: the recipe of both BERT approaches."""
     corpora = data.read_to_train(args, run)
     if corpora is None:
@@ -149,16 +154,17 @@ def predict(args: argparse.Namespace, run: Run, architectures: tuple[str, ...]) 
     utils.log.info(checkpoint.describe_model(str(path)))
 
     from emotion import encoder, scoring
+    from emotion.inputs import Inputs, encode
 
     scoring.check_devices()
     tokenizer, model, _ = encoder.load(path)
     precision = scoring.resolve_precision(args.precision)
-    inputs = encoder.Inputs(model, tokenizer, precision)
+    inputs = Inputs(model, tokenizer, precision)
     model = model.to(inputs.device).eval()
     run.note(device=str(inputs.device), precision=precision)
 
     def score(rows: list[utils.Row], after_batch: scoring.AfterBatch) -> Any:
-        examples = encoder.encode(rows, tokenizer, model.config)
+        examples = encode(rows, tokenizer, model)
         return inputs.score(model, examples, args.val_batch_size, after_batch)
 
     ending.predict_files(run, found, files, score)
@@ -167,16 +173,17 @@ def predict(args: argparse.Namespace, run: Run, architectures: tuple[str, ...]) 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or predict with what was trained."""
     parser = argument_parser("bert_plain", __doc__)
-    told = "what the head sees: the first token (the published model), or the mean of all tokens"
-    parser.add_argument(
-        "--pooling", choices=("cls", "mean"), default="cls", help=f"{told}; default: %(default)s"
-    )
+    told = "what the head reads: the first token (the published model), the mean of all, or the "
+    told += "last (of decoders); default: %(default)s"
+    kinds = ("cls", "mean", "last")
+    parser.add_argument("--pooling", choices=kinds, default="cls", help=told)
 
     def recipe(args: argparse.Namespace, run: Run) -> None:
         if args.model_ckpt_path:
-            predict(args, run, ("ForSequenceClassification", "MeanPoolingClassifier"))
+            ours = (f"{name}Classifier" for name in ("MeanPooling", "FirstToken", "LastToken"))
+            predict(args, run, ("ForSequenceClassification", *ours))
         else:
-            train(args, run, "mean" if args.pooling == "mean" else None)
+            train(args, run, args.pooling)
 
     cli.run_script(parser, recipe, argv)
 

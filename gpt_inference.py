@@ -48,20 +48,20 @@ def predict(args: argparse.Namespace, run: Run) -> None:
     files = data.check_to_predict(args, run, found.labels)
     utils.log.info(checkpoint.describe_model(base))
 
-    from emotion import causal, scoring
+    from emotion import answer_model, causal, scoring
 
     scoring.check_devices()
     precision, where = scoring.resolve_precision(args.precision), scoring.device()
-    model, prompt = causal.load_checkpoint(path, base, found, precision, where)
-    model.eval()
+    model = causal.load_checkpoint(path, base, found, precision, where)
     run.note(device=str(where), precision=precision)
-    cache = causal.run_prefix(model, prompt)
+    utils.log.info(model.choose_way(model.prompt.shortest_and_longest()))
+    cache = model.run_prefix()
     objective = found.settings["objective"]
 
     def score(rows: list[utils.Row], after_batch: scoring.AfterBatch) -> Any:
-        suffixes = prompt.encode(rows)
-        return causal.score(
-            model, prompt, objective, suffixes, after_batch, args.batch_size, cache=cache
+        asked = model.prompt.encode(rows)
+        return answer_model.score(
+            model, objective, asked, after_batch, args.batch_size, cache=cache
         )
 
     ending.predict_files(run, found, files, score)

@@ -61,68 +61,68 @@ class AnswerTask:
     def __init__(self, args: argparse.Namespace, corpora: data.Corpora, accelerator: Any) -> None:
         from transformers import AutoTokenizer
 
-        from emotion import causal, memory, scoring
+        from emotion import causal, memory, scoring, vocabulary
         from emotion.prompt import Prompt
         from emotion.prompt_words import make_strings
 
         self.args, self.corpora, self.accelerator = args, corpora, accelerator
-        with checkpoint.loading(args.model):
-            tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
-        words = make_strings(args.language, corpora.labels)
-        self.prompt = Prompt(words, tokenizer, args.max_length)
-        self.suffixes = {split: self.prompt.encode(rows) for split, rows in corpora.rows.items()}
         self.precision = scoring.resolve_precision(args.precision)
         adapter = functools.partial(causal.lora_config, args)
-        need = memory.estimate(args.model, adapter, args.max_length, self.precision)
-        lengths = list(map(self.prompt.length, self.suffixes["train"]))
-        drawn = len(self.prompt.prefix_ids), args.batch_size, args.epochs, args.seed
-        self.plan = memory.plan(need, lengths, *drawn)
+        self.need = memory.estimate(args.model, adapter, args.max_length, self.precision)
+        with checkpoint.loading(args.model):
+            tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
+        words = make_strings(args.language, corpora.labels, tokenizer)
+        self.prompt = Prompt(words, tokenizer, args.max_length, self.need.vocabulary)
+        self.suffixes = {split: self.prompt.encode(rows) for split, rows in corpora.rows.items()}
+        vocabulary.check_unknown(tokenizer, self.suffixes["train"])
+        self.plan = self.make_plan(self.prompt.length, len(self.prompt.prefix_ids))
         self.lines_at_once = args.batch_size
 
+    def make_plan(self, tokens: Callable[[list[int]], int], shared: int) -> Any:
+        """How training fits, from the tokens of a line, and those that a batch shares."""
+        from emotion import memory
+
+        drawn = self.args.batch_size, self.args.epochs, self.args.seed
+        return memory.plan(self.need, list(map(tokens, self.suffixes["train"])), shared, *drawn)
+
     def load(self) -> None:
-        """Load the model in 4 bits, and put answers' head and adapters on it."""
+        """Load the model in 4 bits, put adapters on it, and find out how it can be asked."""
+        import itertools
+
         import peft
 
-        from emotion import answers, causal
+        from emotion import causal
+        from emotion.answer_model import AnswerModel
 
-        model = causal.load_base(self.args.model, self.precision, self.accelerator.device)
-        model = answers.with_answer_head(model, self.prompt.answer_ids)
-        self.model = peft.get_peft_model(model, causal.lora_config(self.args, model))
+        base = causal.load_base(self.args.model, self.precision, self.accelerator.device)
+        adapted = peft.get_peft_model(base, causal.lora_config(self.args, base))
+        self.model = AnswerModel(adapted, self.prompt, self.precision)
+        lines = sorted(itertools.chain.from_iterable(self.suffixes.values()), key=len)
+        utils.log.info(self.model.choose_way([lines[0], lines[-1]]))
+        self.model.try_step([lines[0], lines[-1]])
+        if not self.model.is_fast:
+            self.plan = self.make_plan(self.model.tokens, 0)
+        if self.plan.advice:
+            raise utils.InputError(self.plan.advice)
         if self.plan.again:
-            self.model.activation_checkpointing_enable()
+            base.activation_checkpointing_enable()
         trained = [each for each in self.model.parameters() if each.requires_grad]
         self.parameters = [{"params": trained, "lr": self.args.lr, "weight_decay": 0.0}]
-        self.accelerator.register_save_state_pre_hook(self.save_adapter)
-        self.accelerator.register_load_state_pre_hook(self.load_adapter)
-
-    def save_adapter(self, models: list[Any], weights: list[Any], path: str) -> None:
-        """Of a 4-bit model a checkpoint holds the adapter alone: the base does not change."""
-        weights.clear()
-        if self.accelerator.is_main_process:
-            model = self.accelerator.unwrap_model(models[0])
-            model.save_pretrained(path, save_embedding_layers=False)
-
-    def load_adapter(self, models: list[Any], path: str) -> None:
-        """Read back what `save_adapter` wrote; nothing is left for accelerate to load."""
-        import peft
-
-        found = peft.load_peft_weights(path, device="cpu")
-        peft.set_peft_model_state_dict(self.accelerator.unwrap_model(models.pop()), found)
+        causal.checkpoint_adapters_alone(self.accelerator)
 
     def describe(self) -> str:
         """What was resolved and derived, and an example as the model reads it, for the log."""
-        args, prompt = self.args, self.prompt
-        trained, total = self.model.get_nb_trainable_parameters()
-        answers, labels = prompt.strings["answers"], self.corpora.gold["train"][0]
-        present = [each.strip() for each, label in zip(answers, labels, strict=False) if label]
-        asked = prompt.tokenizer.decode(prompt.prefix_ids + self.suffixes["train"][0])
+        args, prompt, model = self.args, self.prompt, self.model.model
+        trained, total = model.get_nb_trainable_parameters()
+        counts = zip(prompt.strings["answers"], prompt.answer_ids, strict=True)
         return (
-            f"{type(self.model.get_base_model()).__name__} on {self.model.device}: "
+            f"{type(self.model.causal).__name__} on {model.device}: "
             f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained\n"
             f"{args.epochs} epochs in steps of {len(self.batches(0)[0])} lines; "
             f"learning rate {args.lr:g}; objective {args.objective}; {self.precision}\n"
-            f"first example, its answers between « and »:\n{asked}"
-            f"«{' / '.join(present) or answers[-1].strip()}»"
+            f"tokens of answers: {', '.join(f'{a.strip()} {len(ids)}' for a, ids in counts)}\n"
+            "first example, its answers between « and »:\n"
+            + prompt.example(self.suffixes["train"][0], self.corpora.gold["train"][0])
         )
 
     def batches(self, epoch: int) -> list[list[int]]:
@@ -134,35 +134,35 @@ class AnswerTask:
         return task.in_random_order(count, lines, self.args.seed, epoch)
 
     def loss(self, model: Any, batch: Sequence[int]) -> Any:
-        """The mean loss of lines of train, given by index, packed into one row."""
+        """The mean loss of lines of train, given by index."""
         import torch
 
-        from emotion import answers, causal, scoring
+        from emotion import answers
 
-        inputs = self.prompt.pack([self.suffixes["train"][index] for index in batch])
-        inputs["labels"] = torch.from_numpy(self.corpora.gold["train"][list(batch)])
-        inputs = scoring.to_device(inputs, self.accelerator.device)
-        labels = inputs.pop("labels")
-        found = causal.answer_log_probabilities(model, inputs)
-        return answers.LOSSES[self.args.objective](found, labels)
+        found = model([self.suffixes["train"][index] for index in batch])
+        labels = torch.from_numpy(self.corpora.gold["train"][list(batch)])
+        return answers.LOSSES[self.args.objective](found, labels.to(found.device))
 
     def score(self, model: Any, split: str, after_batch: Callable[[int], object]) -> np.ndarray:
         """Scores of the labels, [lines, labels]."""
-        from emotion import causal
+        from emotion import answer_model
 
         model, asked = self.accelerator.unwrap_model(model), self.suffixes[split]
         batch = {"lines": self.args.val_batch_size, "tokens": self.plan.tokens_to_score}
-        return causal.score(model, self.prompt, self.args.objective, asked, after_batch, **batch)
+        return answer_model.score(model, self.args.objective, asked, after_batch, **batch)
 
     def save(self, model: Any, path: Path, weights: dict[str, Any] | None) -> None:
         """Write the adapter, tokenizer and prompt."""
-        model.save_pretrained(path, state_dict=weights, save_embedding_layers=False)
+        named = weights and {name.removeprefix("model."): each for name, each in weights.items()}
+        model.model.save_pretrained(path, state_dict=named, save_embedding_layers=False)
         self.prompt.tokenizer.save_pretrained(path)
-        self.prompt.save(path, self.args.objective, self.corpora.labels, model.config)
+        self.prompt.save(path, self.args.objective, self.corpora.labels, model.causal.config)
 
     def load_best(self, path: Path) -> Any:
         """The model with the adapter of a checkpoint, to predict with."""
-        self.load_adapter([self.model], str(path))
+        from emotion import causal
+
+        causal.load_adapters(self.model, path)
         return self.model.eval()
 
 

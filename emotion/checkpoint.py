@@ -14,6 +14,8 @@ import utils
 from emotion import outputs, process
 
 WEIGHTS = (".safetensors", ".bin")
+NEEDED_BY_TOKENIZERS = ("sentencepiece", "tiktoken", "protobuf")
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, ImportError, UnpicklingError, SafetensorError)
 
 
 class Checkpoint(NamedTuple):
@@ -154,12 +156,17 @@ def loading(path: Path | str) -> Iterator[None]:
         yield
     except utils.InputError:
         raise
-    except (OSError, ValueError, RuntimeError, UnpicklingError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         if process.is_out_of_memory(error):
             raise
         if getattr(error, "errno", None) == errno.ENOSPC:
             told = f"{path}: cannot be loaded: the disk is full"
             raise utils.RunError(f"{told}; make room and start again") from error
+        if any(name in str(error).lower() for name in NEEDED_BY_TOKENIZERS):
+            told = "its tokenizer needs packages that are not installed; mend that with"
+            raise utils.InputError(
+                f"{path}: {told} pip install -r requirements-extra.txt"
+            ) from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         mend = "give another model or checkpoint"

@@ -1,26 +1,24 @@
-"""Text and target to the inputs of an encoder, an encoder under a head, and its scores."""
+"""An encoder under a head, and its tokenizer: loading, and the groups of its parameters."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
+from tokenizers.processors import TemplateProcessing
+from torch import nn
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    DataCollatorWithPadding,
 )
 
 import utils
-from emotion import scoring
 from emotion.checkpoint import loading
-from emotion.modeling import HEADS, GRUClassifier
-
-Example = dict[str, list[int]]
+from emotion.modeling import HEADS
 
 
 def quiet_loading() -> None:
@@ -33,146 +31,127 @@ def quiet_loading() -> None:
 
 
 def load(
-    path: Path | str, labels: Sequence[str] | None = None, head: str | None = None
+    path: Path | str, labels: Sequence[str] | None = None, head: str = "cls"
 ) -> tuple[Any, Any, set[str]]:
-    """Load tokenizer and classifier.
+    """The tokenizer and the encoder of a checkpoint, or of a pretrained model under a new head.
 
     Args:
         labels: to put a new head for these on a pretrained model; None for a checkpoint, which
             says itself what it is.
-        head: a key of `modeling.HEADS`; None for the one that transformers has.
+        head: a key of `modeling.HEADS`; for "cls" the class that transformers has is taken, where
+            that reads the first token.
 
     Returns:
         (tokenizer, model, new_weights): the names of parameters that the pretrained model lacks.
 
     Raises:
-        utils.InputError: the model cannot be loaded, or lacks more than a head.
+        utils.InputError: the model cannot be loaded, is no encoder, or lacks more than a head.
     """
     quiet_loading()
-    is_new, settings = labels is not None, {}
+    settings: dict[str, Any] = {}
     if labels is not None:
         ids = {name: index for index, name in enumerate(labels)}
         settings = {"id2label": dict(enumerate(labels)), "label2id": ids}
         settings |= {"problem_type": "multi_label_classification"}
     with loading(path):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, **settings)
-        model_class: Any = AutoModelForSequenceClassification
-        on_encoder = is_new and head is not None
-        if not is_new:
+        if config.is_encoder_decoder:
+            told = f"is an encoder with a decoder ({config.model_type}); give an encoder alone"
+            raise utils.InputError(f"{path}: {told}")
+        if getattr(config, "attention_type", "") == "block_sparse":  # else the first batch decides
+            config.attention_type = "original_full"
+        config.get_text_config().use_cache = False
+        tokenizer = load_tokenizer(path, config)
+        if labels is None:
             ours = {each.__name__: each for each in HEADS.values()}
-            model_class = ours.get(config.architectures[0], model_class)
-        model, report = (AutoModel if on_encoder else model_class).from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-    new_weights = set(report["missing_keys"])
-    base = "" if on_encoder else f"{model.base_model_prefix}."
-    lost = sorted(
-        name
-        for name in new_weights
-        if not is_new or (name.startswith(base) and "pooler" not in name)
+            return tokenizer, *from_pretrained(
+                ours.get(config.architectures[0], AutoModelForSequenceClassification), path, config
+            )
+        if head == "cls" and type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            found = from_pretrained(AutoModelForSequenceClassification, path, config)
+            if reads_first_token(found[0], tokenizer):
+                return tokenizer, *found
+        encoder, _ = from_pretrained(AutoModel, path, config)
+    model = HEADS[head](config)
+    if hasattr(encoder, "pooler"):
+        encoder.pooler = nn.Identity()
+    model.encoder = encoder
+    names = [name for name, _ in model.named_parameters()]
+    return tokenizer, model, {name for name in names if not name.startswith("encoder.")}
+
+
+def from_pretrained(model_class: Any, path: Path | str, config: Any) -> tuple[Any, set[str]]:
+    """A model in float32, and the names of its parameters that the file lacks: none but a head's.
+
+    Raises:
+        utils.InputError: it lacks more.
+    """
+    model, report = model_class.from_pretrained(
+        path, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
     )
+    lacks = set(report["missing_keys"])
+    is_base, is_checkpoint = model_class is AutoModel, hasattr(model_class, "pool")
+    body = "" if is_base or is_checkpoint else f"{model.base_model_prefix}."
+    lost = sorted(name for name in lacks if name.startswith(body) and "pooler" not in name)
     if lost:
         told = f"lacks {len(lost)} weights of {type(model).__name__}, as {lost[0]}"
         raise utils.InputError(f"{path}: {told}; give another model")
-    if on_encoder:
-        encoder, model = model, HEADS[str(head)](config)
-        encoder.pooler = None
-        model.encoder = encoder
-        names = [name for name, _ in model.named_parameters()]
-        new_weights = {name for name in names if not name.startswith("encoder.")}
-    return tokenizer, model, new_weights
+    return model, lacks
 
 
-def encode(rows: Sequence[utils.Row], tokenizer: Any, config: Any) -> list[Example]:
-    """Rows to model inputs, the text paired with its target; a long text is cut, a target never.
+def load_tokenizer(path: Path | str, config: Any) -> Any:
+    """The tokenizer of a model: pads on the right, names the inputs that the model takes, has a
+    pad token, and puts something between text and target.
 
-    Returns:
-        {"input_ids", "attention_mask"} of each, with "token_type_ids" where the model has several.
-
-    Raises:
-        utils.InputError: a target is too long for the model.
+    All of it is saved with it, so that plain use of a checkpoint reads what was trained.
     """
-    first_position = (config.pad_token_id or 0) + 1
-    limit = min(tokenizer.model_max_length, config.max_position_embeddings - first_position)
-    pairs = [utils.text_and_target(row) for row in rows]
-    examples: list[Example] = [{} for _ in rows]
-    for has_target in (True, False):
-        chosen = [n for n, (_, target) in enumerate(pairs) if (target is not None) == has_target]
-        if not chosen:
-            continue
-        targets = [pairs[index][1] for index in chosen] if has_target else None
-        room = limit - tokenizer.num_special_tokens_to_add(pair=has_target) - 1
-        target_ids = tokenizer(targets, add_special_tokens=False)["input_ids"] if targets else []
-        for index, ids in zip(chosen, target_ids, strict=has_target):
-            if len(ids) > room:
-                told = f"has {len(ids)} tokens, and the model takes {room}; shorten it"
-                raise utils.InputError(f"id {rows[index].get('id')!r}: input.target.form: {told}")
-        encoded = tokenizer(
-            [pairs[index][0] for index in chosen],
-            targets,
-            truncation="only_first",
-            max_length=limit,
-            return_token_type_ids=getattr(config, "type_vocab_size", 1) > 1,
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    kinds = getattr(config, "type_vocab_size", 1) or 1
+    pair = tokenizer("a", "b", return_token_type_ids=True)
+    if kinds == 1 or max(pair["token_type_ids"]) >= kinds:
+        names.remove("token_type_ids")
+    tokenizer = AutoTokenizer.from_pretrained(
+        path, trust_remote_code=False, padding_side="right", model_input_names=names
+    )
+    end = tokenizer.sep_token or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = end
+    single, double = (tokenizer.num_special_tokens_to_add(pair=pair) for pair in (False, True))
+    if single == double and end:
+        first = tokenizer("a")["input_ids"][: single * (tokenizer.bos_token is not None)]
+        begins = first == [tokenizer.bos_token_id] and first != []
+        begin = f"{tokenizer.bos_token} " if begins else ""
+        special = {each: tokenizer.convert_tokens_to_ids(each) for each in (*begin.split(), end)}
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{begin}$A {end}",
+            pair=f"{begin}$A {end} $B {end}",
+            special_tokens=list(special.items()),
         )
-        for position, index in enumerate(chosen):
-            examples[index] = {name: values[position] for name, values in encoded.items()}
-    return examples
+    return tokenizer
 
 
-class Inputs:
-    """Examples to batches on the device, and batches to logits, in one precision.
+def reads_first_token(model: Any, tokenizer: Any) -> bool:
+    """Whether a classifier's logits come of the encoder's first hidden state alone."""
+    seen = []
 
-    Args:
-        precision: "fp32", "bf16" or "fp16".
-    """
+    def see(module: Any, args: Any, output: Any) -> None:
+        hidden = output[0]
+        if hidden.requires_grad:
+            hidden.retain_grad()
+        seen.append(hidden)
 
-    def __init__(self, model: Any, tokenizer: Any, precision: str) -> None:
-        where = scoring.device()
-        whole_eights = 8 if where.type == "cuda" else None  # fewer shapes of kernels
-        self.collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=whole_eights)
-        self.tells_lengths = isinstance(model, GRUClassifier)
-        self.device, self.precision = where, precision
-
-    def batch(
-        self, examples: Sequence[Example], labels: np.ndarray | None = None
-    ) -> dict[str, Any]:
-        """Padded inputs of the model; labels are [examples, labels]."""
-        batch = dict(self.collate(list(examples)))
-        if labels is not None:
-            batch["labels"] = torch.from_numpy(labels)
-        batch = scoring.to_device(batch, self.device)
-        if self.tells_lengths:
-            batch["lengths"] = [len(example["input_ids"]) for example in examples]
-        return batch
-
-    def autocast(self) -> torch.autocast:
-        """Inside, products are made in the precision."""
-        return scoring.autocast(self.device, self.precision)
-
-    @torch.inference_mode()
-    def score(
-        self, model: Any, examples: Sequence[Example], lines: int, after_batch: scoring.AfterBatch
-    ) -> np.ndarray:
-        """Probabilities of the labels, [examples, labels], in the order of the examples.
-
-        Args:
-            model: in evaluation mode.
-            lines: of a batch.
-        """
-
-        def score_batch(batch: scoring.Batch) -> np.ndarray:
-            inputs = self.batch([examples[index] for index in batch])
-            with self.autocast():
-                logits = model(**inputs).logits
-            return logits.float().cpu().double().sigmoid().numpy()
-
-        lengths = [len(example["input_ids"]) for example in examples]
-        return scoring.score(scoring.batches_to_score(lengths, lines), score_batch, after_batch)
+    hook = model.base_model.register_forward_hook(see)
+    try:
+        inputs = tokenizer("a b c", "d e f", return_tensors="pt")
+        model.eval()(**inputs).logits.sum().backward()
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return True  # the check of a batch tells what is wrong
+    finally:
+        hook.remove()
+    model.zero_grad()
+    gradient = seen[0].grad
+    return gradient is None or not gradient[0, 1:].any()
 
 
 def parameter_groups(

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 import utils
 from emotion import scoring
+from emotion.answers import text_decoder
 from emotion.checkpoint import loading
 from emotion.task import in_random_order
 
@@ -31,11 +33,13 @@ class Estimate(NamedTuple):
         training: from the tokens of a batch, and whether activations are computed again in the
             backward pass, to what comes and goes.
         scoring: from the tokens of a batch to what scoring it takes.
+        vocabulary: how many tokens the model has, no bytes.
     """
 
     held: Bytes
     training: Callable[[int, bool], Bytes]
     scoring: Callable[[int], float]
+    vocabulary: int
 
 
 def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estimate:
@@ -54,35 +58,34 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, trust_remote_code=False
         )
-    longest = getattr(config, "max_position_embeddings", None) or max_length
-    if max_length > longest:
+    text = config.get_text_config()
+    longest = getattr(text, "max_position_embeddings", None)
+    if longest and 0 < longest < max_length:
         told = f"{name} takes {longest} tokens; give that or less"
         raise utils.InputError(f"--max-length {max_length}: {told}")
     head, lora = model.get_output_embeddings(), adapter(model)
-    linears = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
-    weights = sum(linear.weight.numel() for linear in linears)
-    largest = max(linear.weight.numel() for linear in linears)
-    widest = max(linear.out_features for linear in linears)
+    in_4_bits = {nn.Linear, Conv1D}  # subclasses stay as they are
+    linears = [m.weight for m in model.modules() if type(m) in in_4_bits and m is not head]
+    weights = sum(weight.numel() for weight in linears)
+    largest = max(weight.numel() for weight in linears)
+    widest = max(max(weight.shape) for weight in linears)
     stored = {
         id(p): p.numel() for m in (head, model.get_input_embeddings()) for p in m.parameters()
     }
     others = sum(p.numel() for p in model.parameters()) - weights - sum(stored.values())
-    with torch.device("meta"):
-        try:
-            adapted = peft.get_peft_model(model, lora)
-        except ValueError:
-            names = lora.target_modules
-            told = f"{name} has no such linear layers"
-            raise utils.InputError(f"--target-modules {' '.join(names)}: {told}") from None
+    adapted = adapt(model, lora)
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    layers, hidden = config.num_hidden_layers, config.hidden_size
+    layers, hidden = text.num_hidden_layers, text.hidden_size
     product = scoring.DTYPES[precision].itemsize
     of_attention = product * hidden * layers  # the output that fused kernels keep
-    kept = count_kept_bytes(adapted, scoring.DTYPES[precision]) / PROBE + of_attention  # of a token
+    try:
+        kept = count_kept_bytes(adapted, scoring.DTYPES[precision]) / PROBE + of_attention
+    except Exception:  # a class whose layers do not run without numbers; Korthikanti et al. 2022
+        kept = 2 * 34 * hidden * layers  # bytes of a token, for 32 bits and not 16
     unpacked = product * largest
     held = {
         "weights in 4 bits": weights / 2 + weights / 64 * (1 + 4 / 256),  # 1 for 64, 4 for 256
-        "embeddings, head, norms, biases": 2 * sum(stored.values()) + 4 * others,
+        "all else: embeddings, head, norms, experts": 2 * sum(stored.values()) + 4 * others,
         "adapter, its gradients, optimiser state": 16 * trained,
     }
 
@@ -98,7 +101,22 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
     def scoring_takes(tokens: int) -> float:
         return unpacked + tokens * (8 * widest + 16 * hidden)
 
-    return Estimate(held, training, scoring_takes)
+    return Estimate(held, training, scoring_takes, text.vocab_size)
+
+
+def adapt(model: Any, lora: Any) -> Any:
+    """Put adapters on a model on the meta device.
+
+    Raises:
+        utils.InputError: it has no such layers, or peft does not know them.
+    """
+    try:
+        with torch.device("meta"):
+            return peft.get_peft_model(model, lora)
+    except ValueError as error:
+        names, reason = " ".join(lora.target_modules), str(error).partition(". ")[0]
+        told = f"--target-modules {names}: {type(model).__name__}: {reason}"
+        raise utils.InputError(f"{told}; name others") from None
 
 
 WORKING = "one layer's work, a weight unpacked"
@@ -164,7 +182,7 @@ def count_kept_bytes(model: Any, dtype: torch.dtype) -> int:
     ids = torch.zeros((1, PROBE), dtype=torch.long, device="meta")
     mask = torch.zeros((1, 1, PROBE, PROBE), device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        decoder = model.get_base_model().base_model
+        decoder = text_decoder(model.get_base_model())
         with Products(dtype) as products:
             output = decoder(input_ids=ids, position_ids=ids, attention_mask=mask, use_cache=False)
         own = {id(parameter.untyped_storage()) for parameter in model.parameters()}

@@ -26,7 +26,7 @@ class EncoderClassifier(PreTrainedModel):
         own = type(config).from_dict(config.to_dict())  # the encoder chooses its own attention
         self.encoder = AutoModel.from_config(own, trust_remote_code=False)
         if hasattr(self.encoder, "pooler"):
-            self.encoder.pooler = None  # `pool` takes its place
+            self.encoder.pooler = nn.Identity()  # `pool` takes its place
 
     def forward(
         self,
@@ -53,14 +53,18 @@ class EncoderClassifier(PreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-class MeanPoolingClassifier(EncoderClassifier):
-    """A fully-connected layer on the mean of the token representations, padding left out."""
+class PoolingClassifier(EncoderClassifier):
+    """A fully-connected layer on one vector of a line."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
-        linear = nn.Linear(config.hidden_size, config.num_labels)
+        linear = nn.Linear(config.get_text_config().hidden_size, config.num_labels)
         self.classifier = nn.Sequential(nn.Dropout(0.1), linear)
         self.post_init()
+
+
+class MeanPoolingClassifier(PoolingClassifier):
+    """A fully-connected layer on the mean of the token representations, padding left out."""
 
     def pool(
         self, hidden: torch.Tensor, attention_mask: torch.Tensor, lengths: list[int] | None
@@ -68,6 +72,27 @@ class MeanPoolingClassifier(EncoderClassifier):
         """[batch, length, hidden] to [batch, hidden]."""
         mask = attention_mask.unsqueeze(-1)
         return (hidden * mask).sum(1) / mask.sum(1)
+
+
+class FirstTokenClassifier(PoolingClassifier):
+    """A fully-connected layer on the first token, for encoders whose own class reads another."""
+
+    def pool(
+        self, hidden: torch.Tensor, attention_mask: torch.Tensor, lengths: list[int] | None
+    ) -> torch.Tensor:
+        """[batch, length, hidden] to [batch, hidden]."""
+        return hidden[:, 0]
+
+
+class LastTokenClassifier(PoolingClassifier):
+    """A fully-connected layer on the last token that is no padding, for decoders."""
+
+    def pool(
+        self, hidden: torch.Tensor, attention_mask: torch.Tensor, lengths: list[int] | None
+    ) -> torch.Tensor:
+        """[batch, length, hidden] to [batch, hidden]; padding stands on the right."""
+        last = attention_mask.sum(1) - 1
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
 
 class GRUClassifier(EncoderClassifier):
@@ -80,8 +105,8 @@ class GRUClassifier(EncoderClassifier):
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
         shape = {"num_layers": 2, "dropout": 0.3, "bidirectional": True, "batch_first": True}
-        self.gru = nn.GRU(config.hidden_size, 512, **shape)
-        width = config.hidden_size + 4 * 512
+        self.gru = nn.GRU(config.get_text_config().hidden_size, 512, **shape)
+        width = self.gru.input_size + 4 * 512
         self.classifier = nn.Sequential(
             nn.Linear(width, 2 * width),
             nn.ReLU(),
@@ -105,4 +130,9 @@ class GRUClassifier(EncoderClassifier):
         return torch.cat([hidden[:, 0], final.transpose(0, 1).flatten(1)], dim=-1)
 
 
-HEADS = {"mean": MeanPoolingClassifier, "gru": GRUClassifier}
+HEADS = {
+    "cls": FirstTokenClassifier,
+    "mean": MeanPoolingClassifier,
+    "last": LastTokenClassifier,
+    "gru": GRUClassifier,
+}

@@ -64,6 +64,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ in names or on_cpu
 
 
+def cause(error: Exception) -> str:
+    """What went wrong in a library, in one line; a full memory is raised again."""
+    if is_out_of_memory(error):
+        raise error
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def quiet_libraries() -> None:
     """Silence what libraries say in a healthy run that concerns nobody."""
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is dep", FutureWarning)  # peft

@@ -9,6 +9,7 @@ from torch import nn
 
 import utils
 from emotion import outputs
+from emotion.vocabulary import as_text, check_ids
 
 SHORTEST = 8  # tokens of a row
 Suffix = list[int]  # the token ids of a line after the shared beginning
@@ -23,14 +24,18 @@ class Prompt:
     Args:
         strings: as of `make_strings`.
         max_length: the longest prompt with its answer, in tokens.
+        vocabulary: the tokens that the model has.
 
     Raises:
-        utils.InputError: the tokenizer cannot tell the answers apart, or the prompt alone is too
-            long.
+        utils.InputError: the tokenizer cannot tell the answers apart, or is not the model's; the
+            prompt alone is too long.
     """
 
-    def __init__(self, strings: dict[str, Any], tokenizer: Any, max_length: int) -> None:
+    def __init__(
+        self, strings: dict[str, Any], tokenizer: Any, max_length: int, vocabulary: int
+    ) -> None:
         self.tokenizer, self.strings, self.max_length = tokenizer, strings, max_length
+        self.vocabulary = vocabulary
         begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
         beginning = [tokenizer.bos_token_id] if begins else []
         self.prefix_ids: list[int] = beginning + self.tokenize(strings["prefix"])[0]
@@ -59,7 +64,9 @@ class Prompt:
     def tokenize(self, *texts: str) -> list[list[int]]:
         """Token ids of each text; what looks like a special token is read as plain text."""
         settings = {"add_special_tokens": False, "split_special_tokens": True}
-        return self.tokenizer(list(texts), **settings)["input_ids"]
+        found = self.tokenizer(list(texts), **settings)["input_ids"]
+        check_ids(found, self.vocabulary)
+        return found
 
     def encode(self, rows: Sequence[utils.Row]) -> list[Suffix]:
         """The token ids of each row after the shared beginning: text, target, call for the answer.
@@ -70,6 +77,11 @@ class Prompt:
         pairs = [utils.text_and_target(row) for row in rows]
         before, after = self.strings["target"], self.strings["response"]
         texts = self.tokenize(*(text for text, _ in pairs))
+        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        for index, ids in enumerate(texts):
+            if special & set(ids):  # of tokenizers that cannot split them
+                [plain] = as_text([pairs[index][0]], self.tokenizer)
+                [texts[index]] = self.tokenize(str(plain))
         ends = self.tokenize(*((before + target if target else "") + after for _, target in pairs))
         for row, end in zip(rows, ends, strict=True):
             if len(end) >= self.room:
@@ -77,6 +89,18 @@ class Prompt:
                 mend = "shorten it, or give a greater --max-length"
                 raise utils.InputError(f"id {row.get('id')!r}: input.target.form: {told}; {mend}")
         return [text[: self.room - len(end)] + end for text, end in zip(texts, ends, strict=True)]
+
+    def shortest_and_longest(self) -> list[Suffix]:
+        """Two lines to try a model on: a word, and as long as one can be."""
+        forms = self.strings["answers"][0], self.strings["prefix"] * self.room
+        return self.encode([{"input": {"form": form}} for form in forms])
+
+    def example(self, suffix: Suffix, labels: Sequence[float]) -> str:
+        """A line as the model reads it, its answers between « and »."""
+        answers = self.strings["answers"]
+        present = [each.strip() for each, label in zip(answers, labels, strict=False) if label]
+        asked = self.tokenizer.decode(self.prefix_ids + suffix)
+        return f"{asked}«{' / '.join(present) or answers[-1].strip()}»"
 
     def lay_out(self, suffix: Suffix) -> tuple[list[int], list[int], list[int], list[int]]:
         """One line in tokens, and behind it the answers of several tokens without their last.
@@ -107,7 +131,7 @@ class Prompt:
 
         Returns:
             `input_ids`, `position_ids`, `line` and `branch` (for `attention_mask`) [1, length],
-            `logits_to_keep` [1, lines * slots], the positions that foretell answer tokens.
+            `kept` [1, lines * slots], the positions that foretell tokens of answers.
         """
         row = list(self.prefix_ids)
         positions, kept = list(range(len(row))), []
@@ -120,7 +144,7 @@ class Prompt:
             line += [number] * len(input_ids)
             branch += branches
         columns = {"input_ids": row, "position_ids": positions, "line": line, "branch": branch}
-        columns["logits_to_keep"] = kept
+        columns["kept"] = kept
         return {name: torch.tensor([values]) for name, values in columns.items()}
 
     def batch(self, suffixes: Sequence[Suffix]) -> dict[str, torch.Tensor]:
@@ -142,14 +166,53 @@ class Prompt:
             "position_ids": padded(position_ids, 0, columns),
             "line": torch.zeros_like(branches),
             "branch": branches,
-            "logits_to_keep": torch.tensor(kept),
+            "kept": torch.tensor(kept),
+        }
+
+    def rows(self, suffixes: Sequence[Suffix], pads: bool = True) -> dict[str, torch.Tensor]:
+        """Lay each line in a row of its own, the whole prompt, padded on the right.
+
+        Answers of several tokens get a row each, so that no mask but that of padding is needed.
+
+        Args:
+            pads: to a `row_length`, and not to the longest row alone.
+
+        Returns:
+            `input_ids`, `attention_mask` [rows, length]; `row` [lines, answers], that an answer is
+            read in; `kept` [lines, answers, longest], the positions that foretell its tokens.
+        """
+        longest = max(map(len, self.answer_ids))
+        behind = [ids[:-1] for ids in self.answer_ids if len(ids) > 1] or [[]]
+        input_ids: list[list[int]] = []
+        row, kept = [], []
+        for suffix in suffixes:
+            line = self.prefix_ids + suffix
+            several = iter(range(len(input_ids), len(input_ids) + len(behind)))
+            row.append(
+                [next(several) if len(ids) > 1 else len(input_ids) for ids in self.answer_ids]
+            )
+            kept.append(
+                [
+                    [len(line) - 1 + n * (n < len(ids)) for n in range(longest)]
+                    for ids in self.answer_ids
+                ]
+            )
+            input_ids += [line + ids for ids in behind]
+        columns = max(map(len, input_ids))
+        columns = row_length(columns) if pads else columns
+        mask = [[1] * len(ids) for ids in input_ids]
+        return {
+            "input_ids": padded(input_ids, 0, columns),
+            "attention_mask": padded(mask, 0, columns),
+            "row": torch.tensor(row),
+            "kept": torch.tensor(kept),
         }
 
 
 def measures(config: Any) -> dict[str, Any]:
     """What an adapter's base has to agree in."""
-    names = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")
-    return {name: getattr(config, name, None) for name in names}
+    names, text = ("vocab_size", "hidden_size", "num_hidden_layers"), config.get_text_config()
+    return {"model_type": config.model_type} | {name: getattr(text, name, None) for name in names}
 
 
 def padded(

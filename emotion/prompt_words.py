@@ -15,8 +15,8 @@ PROMPTS: dict[str, dict[str, Any]] = {  # in the layout that KULLM was tuned wit
             "감정이 없으면 없음이라고 답하세요.\n\n### 입력:\n"
         ),
         "target": "\n대상: ",
-        "response": "\n\n### 응답:\n",
-        "before an answer": "",
+        "response": "\n\n### 응답:",
+        "behind": ("\n", " "),
         "or": ", ",
         "none": "없음",
         "answers": KOREAN | {"surprise": "깜짝"},  # a single token of that model
@@ -29,7 +29,7 @@ PROMPTS: dict[str, dict[str, Any]] = {  # in the layout that KULLM was tuned wit
         ),
         "target": "\nTarget: ",
         "response": "\n\n### Response:",
-        "before an answer": " ",
+        "behind": (" ", "\n"),
         "or": " or ",
         "none": "none",
         "answers": {},
@@ -37,14 +37,26 @@ PROMPTS: dict[str, dict[str, Any]] = {  # in the layout that KULLM was tuned wit
 }
 
 
-def make_strings(language: str, labels: Sequence[str]) -> dict[str, Any]:
-    """The words of a prompt: "prefix", "target", "response", and "answers", the last for none."""
+def make_strings(language: str, labels: Sequence[str], tokenizer: Any = None) -> dict[str, Any]:
+    """The words of a prompt: "prefix", "target", "response", and "answers", the last for none.
+
+    Answers stand in a line of their own, or behind a space: as they take fewer tokens of the
+    tokenizer.
+    """
     words = PROMPTS[language]
     answers = [words["answers"].get(label, label) for label in labels]
     listed = words["or"].join([", ".join(answers[:-1])] * (len(answers) > 1) + answers[-1:])
+    answers.append(words["none"])
+
+    def tokens(behind: str) -> int:
+        asked = [behind.strip("\n") + answer for answer in answers]
+        return sum(map(len, tokenizer(asked, add_special_tokens=False)["input_ids"]))
+
+    behind = min(words["behind"], key=tokens) if tokenizer else words["behind"][0]
+    space, line = behind.strip("\n"), behind.strip(" ")
     return {
         "prefix": words["prefix"].format(listed),
         "target": words["target"],
-        "response": words["response"],
-        "answers": [words["before an answer"] + each for each in (*answers, words["none"])],
+        "response": words["response"] + line,
+        "answers": [space + answer for answer in answers],
     }

@@ -18,13 +18,14 @@ from transformers import (
 
 import utils
 from emotion import encoder, scoring, statistics
+from emotion.inputs import Inputs, encode
 from emotion.modeling import GRUClassifier, MeanPoolingClassifier
 
 MODEL = utils.SAMPLE / "roberta-tiny"
-HEADS = {"cls": None, "mean": "mean", "GRU": "gru"}
+HEADS = {"cls": "cls", "mean": "mean", "GRU": "gru"}
 
 
-def load(head=None, model=MODEL):
+def load(head="cls", model=MODEL):
     torch.manual_seed(0)
     return encoder.load(model, EMOTIONS, head)
 
@@ -51,7 +52,7 @@ def test_a_lines_logits_do_not_depend_on_its_batch(loaded):
     tokenizer, model, _ = loaded
     forms = ["오늘 급식 최고 " + "정말 좋다 " * n for n in (0, 3, 30, 90)]
     rows = [make_row(str(n), form=form) for n, form in enumerate(forms)]
-    inputs = encoder.encode(rows, tokenizer, model.config)
+    inputs = encode(rows, tokenizer, model)
     together = logits_of(model, tokenizer.pad(inputs))
     wider = logits_of(model, tokenizer.pad(inputs, padding="max_length", max_length=512))
     for index, example in enumerate(inputs):
@@ -64,8 +65,8 @@ def test_a_lines_logits_do_not_depend_on_its_batch(loaded):
 
 def test_every_parameter_is_trained_and_new_weights_are_the_head(loaded):
     tokenizer, model, new_weights = loaded
-    inputs = encoder.Inputs(model, tokenizer, "fp32")
-    examples = encoder.encode([make_row()], tokenizer, model.config)
+    inputs = Inputs(model, tokenizer, "fp32")
+    examples = encode([make_row()], tokenizer, model)
     batch = inputs.batch(examples, utils.encode_labels([make_row()], EMOTIONS))
     model.to(inputs.device)(**batch).loss.backward()
     assert [name for name, each in model.named_parameters() if each.grad is None] == []
@@ -78,7 +79,7 @@ def test_a_saved_model_loads_with_the_same_logits(loaded, tmp_path):
     tokenizer, model, _ = loaded
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    inputs = encoder.encode([make_row()], tokenizer, model.config)[0]
+    inputs = encode([make_row()], tokenizer, model)[0]
     inputs = {name: [values] for name, values in inputs.items()}
     by_class = type(model).from_pretrained(tmp_path).eval()
     _, ours, new_weights = encoder.load(tmp_path)
@@ -103,7 +104,7 @@ def test_a_saved_model_computes_attention_as_the_one_that_was_trained(
         return fused(*arguments, **settings)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", count)
-    inputs = encoder.encode([make_row()], tokenizer, model.config)[0]
+    inputs = encode([make_row()], tokenizer, model)[0]
     inputs = {name: [values] for name, values in inputs.items()}
     for each in (model, encoder.load(tmp_path)[1].eval()):
         calls.clear()
@@ -128,7 +129,7 @@ def test_a_head_has_as_many_labels_as_the_corpus():
     torch.manual_seed(0)
     for head in HEADS.values():
         tokenizer, model, _ = encoder.load(MODEL, ["좋음", "나쁨", "중립"], head)
-        [example] = encoder.encode([make_row()], tokenizer, model.config)
+        [example] = encode([make_row()], tokenizer, model)
         logits = logits_of(model, {name: [values] for name, values in example.items()})
         assert logits.shape == (1, 3)
         assert model.config.id2label == {0: "좋음", 1: "나쁨", 2: "중립"}
@@ -161,14 +162,14 @@ def test_truncation_shortens_the_text_and_never_the_target():
         make_row("a", form=target + " 정말 좋다" * 1000, target=target),
         make_row("b", form="정말 좋다 " * 1000, target=None),
     ]
-    pair, single = encoder.encode(rows, tokenizer, model.config)
+    pair, single = encode(rows, tokenizer, model)
     assert len(pair["input_ids"]) == len(single["input_ids"]) == 512
     target_ids = tokenizer(target, add_special_tokens=False)["input_ids"]
     end = [tokenizer.sep_token_id, *target_ids, tokenizer.sep_token_id]
     assert pair["input_ids"][-len(end) :] == end
     long = make_row("c", form="떡볶이 " * 600 + "!", target="떡볶이 " * 600 + "!")
     with pytest.raises(utils.InputError, match=r"'c': input\.target\.form"):
-        encoder.encode([long], tokenizer, model.config)
+        encode([long], tokenizer, model)
 
 
 @pytest.mark.parametrize(
@@ -177,9 +178,8 @@ def test_truncation_shortens_the_text_and_never_the_target():
     ids=["roberta", "xlm-roberta", "bert"],
 )
 def test_token_types_go_only_to_models_that_have_them(config, types):
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
     config = config(
-        vocab_size=len(tokenizer),
+        vocab_size=len(AutoTokenizer.from_pretrained(MODEL)),
         type_vocab_size=types,
         pad_token_id=1,
         max_position_embeddings=514,
@@ -187,9 +187,9 @@ def test_token_types_go_only_to_models_that_have_them(config, types):
     )
     sizes = {"hidden_size": 16, "intermediate_size": 16}
     config.update(sizes | {"num_hidden_layers": 1, "num_attention_heads": 2})
-    [example] = encoder.encode([make_row()], tokenizer, config)
-    assert ("token_type_ids" in example) == (types > 1)
     model = MeanPoolingClassifier(config)
+    [example] = encode([make_row()], encoder.load_tokenizer(MODEL, config), model)
+    assert ("token_type_ids" in example) == (types > 1)
     logits = logits_of(model, {name: [values] for name, values in example.items()})
     assert logits.shape == (1, 8)
 
@@ -200,12 +200,12 @@ def test_a_missing_pooler_is_new_and_a_masked_lm_checkpoint_serves_as_encoder(tm
     config = BertConfig(vocab_size=len(tokenizer), pad_token_id=1, **sizes)
     BertForMaskedLM(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    _, _, new_weights = load(None, tmp_path)
+    _, _, new_weights = load(model=tmp_path)
     assert any("pooler" in name for name in new_weights)
     assert any("classifier" in name for name in new_weights)
     _, model, new_weights = load("gru", tmp_path)
     assert not any("encoder." in name for name in new_weights)
-    assert model.encoder.pooler is None
+    assert isinstance(model.encoder.pooler, torch.nn.Identity)
 
 
 def test_new_weights_learn_at_the_head_rate_and_vectors_do_not_decay(loaded):
@@ -226,8 +226,8 @@ def test_predictions_come_back_in_the_order_of_the_lines():
     words = random.Random(0).choices(["정말", "좋다", "싫다", "무섭다", "급식"], k=200)
     counts = random.Random(1).sample(range(200), 48)
     rows = [make_row(f"{n}", form="급식 " + " ".join(words[:n])) for n in counts]
-    examples = encoder.encode(rows, tokenizer, model.config)
-    inputs, scored = encoder.Inputs(model, tokenizer, "fp32"), []
+    examples = encode(rows, tokenizer, model)
+    inputs, scored = Inputs(model, tokenizer, "fp32"), []
     model = model.to(inputs.device).eval()
     scores = inputs.score(model, examples, 7, scored.append)
     assert scores.shape == (48, 8) and scores.dtype == np.float64
@@ -377,8 +377,8 @@ def test_a_gru_reads_no_padding_and_needs_no_lengths():
     tokenizer, model, _ = load("gru")
     assert isinstance(model, GRUClassifier)
     rows = [make_row("a"), make_row("b", form="오늘 급식 최고 " + "정말 좋다 " * 9)]
-    examples = encoder.encode(rows, tokenizer, model.config)
-    inputs = encoder.Inputs(model, tokenizer, "fp32")
+    examples = encode(rows, tokenizer, model)
+    inputs = Inputs(model, tokenizer, "fp32")
     model, batch = model.to(inputs.device).eval(), inputs.batch(examples)
     assert batch["lengths"] == [len(example["input_ids"]) for example in examples]
     with torch.no_grad():

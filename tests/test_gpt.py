@@ -25,12 +25,14 @@ from transformers import (
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
+    MambaConfig,
     PreTrainedTokenizerFast,
 )
 
 import gpt_train
 import utils
-from emotion import answers, causal, checkpoint, memory, scoring
+from emotion import answer_model, answers, causal, checkpoint, memory, scoring
+from emotion.answer_model import AnswerModel
 from emotion.prompt import Prompt, attention_mask
 from emotion.prompt_words import PROMPTS, make_strings
 from emotion.statistics import majority_micro_f1
@@ -80,15 +82,19 @@ def tiny_model(tokenizer, architecture="gpt_neox", attention="sdpa", **settings)
     torch.manual_seed(0)
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     size |= {"vocab_size": len(tokenizer), "intermediate_size": 64, "initializer_range": 0.3}
-    if architecture == "llama":
+    if architecture == "mamba":
+        config = MambaConfig(**size, state_size=4)
+    elif architecture == "llama":
         config = LlamaConfig(**size, num_key_value_heads=2, **settings)
     else:
         config = GPTNeoXConfig(**size, **settings)
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    if architecture != "mamba":
+        settings = {"attn_implementation": attention}
+    return AutoModelForCausalLM.from_config(config, **settings).eval()
 
 
 def make_prompt(tokenizer, language="ko", max_length=2048, labels=EMOTIONS):
-    return Prompt(make_strings(language, labels), tokenizer, max_length)
+    return Prompt(make_strings(language, labels), tokenizer, max_length, len(tokenizer))
 
 
 def plain_log_probabilities(model, prompt, suffix):
@@ -101,9 +107,9 @@ def plain_log_probabilities(model, prompt, suffix):
     return torch.stack(found)
 
 
-def scores_of(model, prompt, suffixes, objective="answer", lines=None):
+def scores_of(model, suffixes, objective="answer", lines=None):
     model.eval()
-    return causal.score(model, prompt, objective, suffixes, lambda lines: None, lines)
+    return answer_model.score(model, objective, suffixes, lambda lines: None, lines)
 
 
 def parse(*arguments):
@@ -111,27 +117,26 @@ def parse(*arguments):
 
 
 def load_adapted(*arguments, base=MODEL, precision="fp32"):
-    """A model in 4 bits with adapters that are not zero, and its prompt."""
+    """A model in 4 bits with adapters that are not zero."""
     args, prompt = parse(*arguments), make_prompt(sample_tokenizer())
     torch.manual_seed(0)
     model = causal.load_base(str(base), precision, CPU)
-    model = answers.with_answer_head(model, prompt.answer_ids)
     model = peft.get_peft_model(model, causal.lora_config(args, model))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.02)
-    return model, prompt
+    return AnswerModel(model, prompt, precision)
 
 
-def gradients_of(model, prompt, labels, objective="answer"):
+def gradients_of(model, labels, objective="answer"):
     """The gradients of a batch of ROWS in training."""
     model.train()
     model.zero_grad()
-    found = causal.answer_log_probabilities(model, prompt.pack(prompt.encode(ROWS)))
+    found = model(model.prompt.encode(ROWS))
     answers.LOSSES[objective](found, labels).backward()
     return {
         name: parameter.grad.clone()
-        for name, parameter in model.named_parameters()
+        for name, parameter in model.model.named_parameters()
         if parameter.grad is not None
     }
 
@@ -207,7 +212,7 @@ def test_truncation_shortens_the_text_alone(tokenizer):
     [text], [cut, short] = whole.tokenize(utils.text_and_target(rows[0])[0]), prompt.encode(rows)
     assert cut == text[:3] + end
     assert len(prompt.prefix_ids) + len(cut) + longest == prompt.max_length
-    first = prompt.pack([cut, short])["logits_to_keep"][0, 0]
+    first = prompt.pack([cut, short])["kept"][0, 0]
     assert first == len(prompt.prefix_ids) + len(cut) - 1  # foretells the answer
     with pytest.raises(utils.InputError, match="--max-length 20: the prompt alone takes"):
         make_prompt(tokenizer, max_length=20)
@@ -218,7 +223,7 @@ def test_truncation_shortens_the_text_alone(tokenizer):
 def test_answers_that_the_tokenizer_cannot_tell_apart_are_refused():
     strings = make_strings("ko", EMOTIONS) | {"answers": ["기", "기쁨"]}
     with pytest.raises(utils.InputError, match="cannot tell the answers '기' and '기쁨' apart"):
-        Prompt(strings, byte_tokenizer(), 512)
+        Prompt(strings, byte_tokenizer(), 512, 300)
 
 
 def test_the_answers_are_single_tokens_of_the_sample_and_begin_alike_in_bytes():
@@ -267,11 +272,10 @@ def test_eager_and_fused_attention_give_the_same(tokenizer, architecture):
     prompt, found = make_prompt(tokenizer), []
     suffixes = prompt.encode(ROWS)
     for attention in ("eager", "sdpa"):
-        model = tiny_model(tokenizer, architecture, attention)
-        answers.with_answer_head(model, prompt.answer_ids)
+        model = AnswerModel(tiny_model(tokenizer, architecture, attention), prompt, "fp32")
         with torch.inference_mode():
-            packed = causal.answer_log_probabilities(model, prompt.pack(suffixes))
-        found.append((packed, scores_of(model, prompt, suffixes)))
+            packed = model(suffixes)
+        found.append((packed, scores_of(model, suffixes)))
     (packed, scores), (others, other_scores) = found
     assert torch.allclose(packed, others, atol=1e-4)
     assert scores == pytest.approx(other_scores, abs=1e-5)
@@ -309,18 +313,18 @@ def test_packed_scores_are_those_of_one_line_at_a_time(tokenizer, architecture):
     suffixes = prompt.encode(ROWS)
     with torch.no_grad():
         plain = torch.stack([plain_log_probabilities(model, prompt, each) for each in suffixes])
-    answers.with_answer_head(model, prompt.answer_ids)
+    model = AnswerModel(model, prompt, "fp32")
     model.train()  # no dropout here; the head normalises over the vocabulary
     with torch.no_grad():
-        packed = causal.answer_log_probabilities(model, prompt.pack(suffixes))
+        packed = model(suffixes)
     assert (packed - plain).abs().max() < 1e-4  # sums of up to nine logarithms of about -6
     for objective in answers.LOSSES:
         expected = answers.to_scores(plain.double(), objective).numpy()
         assert expected.std() > 0.02
         for lines in (1, 4, None):
-            scores = scores_of(model, prompt, suffixes, objective, lines)
+            scores = scores_of(model, suffixes, objective, lines)
             assert scores == pytest.approx(expected, abs=1e-5)
-        backwards = scores_of(model, prompt, suffixes[::-1], objective)
+        backwards = scores_of(model, suffixes[::-1], objective)
         assert backwards[::-1] == pytest.approx(expected, abs=1e-5)
 
 
@@ -334,8 +338,7 @@ def test_packed_scores_are_those_of_a_left_padded_batch():
     with torch.no_grad():
         last = model(**inputs, position_ids=positions, logits_to_keep=1).logits[:, 0]
     tokens = [ids[0] for ids in prompt.answer_ids[:-1]]
-    answers.with_answer_head(model, prompt.answer_ids)
-    packed = scores_of(model, prompt, prompt.encode(ROWS))
+    packed = scores_of(AnswerModel(model, prompt, "fp32"), prompt.encode(ROWS))
     assert packed == pytest.approx(last[:, tokens].softmax(-1).numpy(), abs=1e-5)
 
 
@@ -355,8 +358,8 @@ def llama(tmp_path_factory):
 @pytest.mark.parametrize("architecture", ["gpt_neox", "llama"])
 def test_all_but_products_in_4_bits_is_computed_in_float32(llama, architecture, precision):
     base = llama if architecture == "llama" else MODEL
-    model, prompt = load_adapted(base=base, precision=precision)
-    seen, decoder = set(), model.get_base_model().base_model
+    model = load_adapted(base=base, precision=precision)
+    seen, decoder = set(), model.causal.get_decoder()
 
     def look(module, inputs, output):
         hidden = output[0] if isinstance(output, tuple) else output
@@ -366,11 +369,11 @@ def test_all_but_products_in_4_bits_is_computed_in_float32(llama, architecture, 
         is_layer = type(module).__name__.endswith(("DecoderLayer", "NeoXLayer", "Norm"))
         if is_layer or isinstance(module, nn.Embedding):
             module.register_forward_hook(look)
-    gradients_of(model, prompt, LABELS.float())
-    scores_of(model, prompt, prompt.encode(ROWS))
+    gradients_of(model, LABELS.float())
+    scores_of(model, model.prompt.encode(ROWS))
     assert len(seen) == 3 and {dtype for _, dtype in seen} == {torch.float32}
-    in_4_bits, stored = set(), {id(model.get_input_embeddings().weight)}
-    stored.add(id(model.get_output_embeddings().weight))
+    in_4_bits, stored = set(), {id(model.causal.get_input_embeddings().weight)}
+    stored.add(id(model.causal.get_output_embeddings().weight))
     for module in model.modules():
         if isinstance(module, Linear4bit):
             assert module.compute_dtype == scoring.DTYPES[precision]
@@ -388,36 +391,36 @@ def test_scores_do_not_depend_on_the_batch_nor_on_who_asks(
 ):
     """One line at a time, in batches, as packed in training, and by a checkpoint read back."""
     base = llama if architecture == "llama" else MODEL
-    model, prompt = load_adapted(base=base, precision=precision)
-    rows = ROWS + utils.read_corpus(utils.SAMPLE / "dev.jsonl")[:12]
+    model = load_adapted(base=base, precision=precision)
+    rows, prompt = ROWS + utils.read_corpus(utils.SAMPLE / "dev.jsonl")[:12], model.prompt
     suffixes = prompt.encode(rows)
-    alone = scores_of(model, prompt, suffixes, lines=1)
+    alone = scores_of(model, suffixes, lines=1)
     assert alone.std() > 0.02
     for lines in (16, None):
-        assert abs(scores_of(model, prompt, suffixes, lines=lines) - alone).max() <= far
+        assert abs(scores_of(model, suffixes, lines=lines) - alone).max() <= far
     model.train()
-    packed = causal.answer_log_probabilities(model, prompt.pack(suffixes)).detach()
+    packed = model(suffixes).detach()
     # other products, so that bf16 rounds them otherwise
     assert abs(answers.to_scores(packed.double(), "answer").numpy() - alone).max() <= 2 * far
-    model.save_pretrained(tmp_path)
+    model.model.save_pretrained(tmp_path)
     prompt.tokenizer.save_pretrained(tmp_path)
-    prompt.save(tmp_path, "answer", EMOTIONS, model.config)
+    prompt.save(tmp_path, "answer", EMOTIONS, model.causal.config)
     found, named = checkpoint.check_adapter(tmp_path, 0.5)
     assert named == str(base) and found.labels == list(EMOTIONS)
-    again, prompt_again = causal.load_checkpoint(tmp_path, named, found, precision, CPU)
-    assert prompt_again.encode(rows) == suffixes
-    assert abs(scores_of(again, prompt_again, suffixes) - alone).max() <= far
+    again = causal.load_checkpoint(tmp_path, named, found, precision, CPU)
+    assert again.prompt.encode(rows) == suffixes
+    assert abs(scores_of(again, suffixes) - alone).max() <= far
 
 
 def test_evaluation_leaves_the_weights_as_they_were_and_trainable():
     """bitsandbytes repacks them on a CPU with AVX512-BF16, and then gives no gradients."""
-    model, prompt = load_adapted(precision="bf16")
-    before = gradients_of(model, prompt, LABELS.float())
+    model = load_adapted(precision="bf16")
+    before = gradients_of(model, LABELS.float())
     weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    scores_of(model, prompt, prompt.encode(ROWS))
+    scores_of(model, model.prompt.encode(ROWS))
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, weights[name]), name
-    after = gradients_of(model, prompt, LABELS.float())
+    after = gradients_of(model, LABELS.float())
     assert all(torch.equal(gradient, after[name]) for name, gradient in before.items())
     assert all(after[name].abs().sum() > 0 for name in after) and len(after) == 2 * 4
 
@@ -431,7 +434,7 @@ def adapted_layers(model):
 
 
 def test_what_is_trained_is_the_adapter_of_queries_keys_and_values():
-    model, _ = load_adapted()
+    model = load_adapted()
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == ("lora_" in name)
         assert parameter.dtype == torch.float32 or not parameter.requires_grad
@@ -440,12 +443,15 @@ def test_what_is_trained_is_the_adapter_of_queries_keys_and_values():
     assert trained == 4 * 4 * (128 + 3 * 128)  # layers, rank, in and out
 
 
-def test_target_modules_follow_the_architecture():
+def test_target_modules_follow_the_architecture(monkeypatch):
     model = tiny_model(byte_tokenizer(), "llama")
     assert causal.lora_config(parse(), model).target_modules == {"k_proj", "q_proj", "v_proj"}
-    with pytest.raises(utils.InputError, match="--target-modules: say which of mixer to adapt"):
-        causal.lora_config(parse(), nn.ModuleDict({"mixer": nn.Linear(2, 2)}))
-    model, _ = load_adapted("--target-modules", "all-linear")
+    with pytest.raises(
+        utils.InputError,
+        match="--target-modules: say which of dt_proj, in_proj, out_proj, x_proj to",
+    ):
+        causal.lora_config(parse(), tiny_model(byte_tokenizer(), "mamba"))
+    model = load_adapted("--target-modules", "all-linear")
     dense = {"dense", "dense_h_to_4h", "dense_4h_to_h"}
     assert adapted_layers(model) == {"query_key_value"} | dense
 
@@ -484,8 +490,7 @@ def test_the_gradients_are_those_of_a_plain_reference(tokenizer, objective):
         losses.append(plain_loss(log_probabilities, present, objective))
     (sum(losses) / len(losses)).backward()
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    answers.with_answer_head(model, prompt.answer_ids)
-    gradients = gradients_of(model, prompt, LABELS.float(), objective)
+    gradients = gradients_of(AnswerModel(model, prompt, "fp32"), LABELS.float(), objective)
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
         bound = 1e-5 * max(1, expected[name].abs().max())
@@ -494,25 +499,24 @@ def test_the_gradients_are_those_of_a_plain_reference(tokenizer, objective):
 
 def test_no_tensor_over_vocabulary_and_sequence_is_made():
     tokenizer = sample_tokenizer()
-    model, prompt = tiny_model(tokenizer), make_prompt(tokenizer)
-    answers.with_answer_head(model, prompt.answer_ids)
+    model = AnswerModel(tiny_model(tokenizer), make_prompt(tokenizer), "fp32")
     sizes = []
-    model.lm_head.register_forward_hook(
+    model.head.register_forward_hook(
         lambda module, inputs, output: sizes.append((inputs[0].shape, output.shape))
     )
-    gradients_of(model, prompt, LABELS.float())
+    gradients_of(model, LABELS.float())
     assert sizes == [((1, len(ROWS), 32), (len(ROWS), 9))]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_gradients_are_the_same_with_activations_computed_again(precision):
-    model, prompt = load_adapted("--dropout", "0.3", precision=precision)
+    model = load_adapted("--dropout", "0.3", precision=precision)
     gradients = []
     for again in (False, True):
         if again:
-            model.activation_checkpointing_enable()
+            model.causal.activation_checkpointing_enable()
         torch.manual_seed(1)
-        gradients.append(gradients_of(model, prompt, LABELS.float()))
+        gradients.append(gradients_of(model, LABELS.float()))
     assert len(gradients[0]) == len(gradients[1]) == 2 * 4
     for name, gradient in gradients[0].items():
         assert gradient.abs().sum() > 0 and torch.equal(gradient, gradients[1][name]), name
@@ -529,7 +533,7 @@ def estimate(name=MODEL, precision="fp32", max_length=512, **changes):
 
 
 def test_the_estimate_counts_what_the_model_holds():
-    model, _ = load_adapted()
+    model = load_adapted()
     held = estimate().held
     stored = trained = frozen = 0
     for parameter in model.parameters():
@@ -541,7 +545,7 @@ def test_the_estimate_counts_what_the_model_holds():
         else:
             frozen += parameter.nbytes
     assert held["weights in 4 bits"] == pytest.approx(stored, rel=0.01)
-    assert held["embeddings, head, norms, biases"] == frozen
+    assert held["all else: embeddings, head, norms, experts"] == frozen
     assert held["adapter, its gradients, optimiser state"] == 4 * trained
 
 
@@ -550,7 +554,7 @@ def kept_by(need, tokens):
 
 
 def test_the_estimate_counts_what_a_pass_keeps():
-    model, prompt = load_adapted()
+    model = load_adapted()
     need = estimate()
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept = {}
@@ -562,10 +566,10 @@ def test_the_estimate_counts_what_a_pass_keeps():
         return tensor
 
     model.train()
-    batch = prompt.pack(prompt.encode(utils.read_corpus(utils.SAMPLE / "dev.jsonl")[:16]))
-    tokens = batch["input_ids"].numel()
+    suffixes = model.prompt.encode(utils.read_corpus(utils.SAMPLE / "dev.jsonl")[:16])
+    tokens = model.prompt.pack(suffixes)["input_ids"].numel()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        causal.answer_log_probabilities(model, batch)
+        model(suffixes)
     mask = 4 * tokens**2  # of a model of a real size a small part
     assert kept_by(need, tokens) == pytest.approx(
         sum(storage.nbytes() for storage in kept.values()) - mask, rel=0.15
@@ -590,7 +594,7 @@ def test_the_estimate_grows_with_tokens_layers_and_the_adapter(tmp_path):
     assert deeper.held[trained] == 2 * need.held[trained]
     with pytest.raises(utils.InputError, match=r"--max-length 4096: .* takes 2048 tokens"):
         estimate(max_length=4096)
-    with pytest.raises(utils.InputError, match=r"--target-modules mixer: .* has no such"):
+    with pytest.raises(utils.InputError, match=r"--target-modules mixer: .* not found in the base"):
         estimate(target_modules=["mixer"])
 
 
@@ -727,7 +731,8 @@ def test_multilabel_english_and_windows(tmp_path, monkeypatch):
     settings = read_json(run / "best" / "prompt.json")
     assert settings["objective"] == "multilabel" and settings["max_length"] == 320
     assert settings["labels"] == ["awe", "joy"]
-    assert settings["strings"]["answers"] == [" awe", " joy", " none"]
+    assert settings["strings"]["answers"] == ["awe", "joy", "none"]  # in fewer tokens
+    assert settings["strings"]["response"].endswith("Response:\n")
     assert read_json(run / "best" / "decision.json")["threshold"] == 0.3
     monkeypatch.setattr(utils, "WINDOW", 7)
     where = ["--model-ckpt-path", run / "best", "--output-dir", again, "--precision", "fp32"]

@@ -25,7 +25,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 import utils
-from emotion import answers, causal
+from emotion import answer_model, causal
+from emotion.answer_model import AnswerModel
 from emotion.prompt import Prompt
 from emotion.prompt_words import make_strings
 
@@ -56,7 +57,8 @@ def main() -> None:
     options = parser.parse_args()
     rows = utils.read_corpus(options.corpus / "dev.jsonl", labelled=True)[: options.lines]
     strings = make_strings(options.language, utils.labels_of(rows))
-    prompt = Prompt(strings, AutoTokenizer.from_pretrained(options.model), 512)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    prompt = Prompt(strings, tokenizer, 512, len(tokenizer))
     suffixes, cpu = prompt.encode(rows), torch.device("cpu")
     print(f"{'':<20}{'batch against one':>18}{'against float32':>17}{'seconds':>9}")
     reference = None
@@ -65,10 +67,10 @@ def main() -> None:
         model = (
             load_plainly(options.model) if is_plain else causal.load_base(options.model, name, cpu)
         )
-        model = answers.with_answer_head(model, prompt.answer_ids).eval()
+        asked = AnswerModel(model, prompt, "bf16" if is_plain else name).eval()
 
-        def score(lines: int, model: torch.nn.Module = model) -> np.ndarray:
-            return causal.score(model, prompt, "answer", suffixes, lambda _: None, lines)
+        def score(lines: int, asked: AnswerModel = asked) -> np.ndarray:
+            return answer_model.score(asked, "answer", suffixes, lambda _: None, lines)
 
         alone, began = score(1), time.perf_counter()
         together = score(16)

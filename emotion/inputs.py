@@ -1,0 +1,165 @@
+"""Text and target to the inputs of an encoder, and its scores."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DataCollatorWithPadding
+
+import utils
+from emotion import process, scoring
+from emotion.modeling import GRUClassifier
+from emotion.vocabulary import as_text, check_ids
+
+Example = dict[str, list[int]]
+NO_LIMIT = 2**30  # tokens
+TOLERANCE = 1e-3  # of a logit in float32, between a line alone and beside another
+
+
+def longest_input(tokenizer: Any, model: Any) -> int:
+    """How many tokens a model takes at most, special ones too."""
+    limits = [NO_LIMIT, tokenizer.model_max_length]
+    limits.append(getattr(model.config.get_text_config(), "max_position_embeddings", -1))
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("embeddings.position_embeddings") and padding is not None:
+            limits.append(len(module.weight) - padding - 1)  # they count from the pad token's
+    return min(limit for limit in limits if limit and limit > 0)
+
+
+def encode(rows: Sequence[utils.Row], tokenizer: Any, model: Any) -> list[Example]:
+    """Rows to model inputs, the text paired with its target; a long text is cut, a target never.
+
+    What looks like a special token in a text is read as text.
+
+    Returns:
+        Of each the inputs that the tokenizer names.
+
+    Raises:
+        utils.InputError: a target is too long for the model, or the tokenizer is not the model's.
+    """
+    limit = longest_input(tokenizer, model)
+    read = zip(*map(utils.text_and_target, rows), strict=True)
+    pairs = list(zip(*(as_text(texts, tokenizer) for texts in read), strict=True))
+    examples: list[Example] = [{} for _ in rows]
+    for has_target in (True, False):
+        chosen = [n for n, (_, target) in enumerate(pairs) if (target is not None) == has_target]
+        if not chosen:
+            continue
+        targets = [pairs[index][1] for index in chosen] if has_target else None
+        room = limit - tokenizer.num_special_tokens_to_add(pair=has_target) - 1
+        target_ids = tokenizer(targets, add_special_tokens=False)["input_ids"] if targets else []
+        for index, ids in zip(chosen, target_ids, strict=has_target):
+            if len(ids) > room:
+                told = f"has {len(ids)} tokens, and the model takes {room}; shorten it"
+                raise utils.InputError(f"id {rows[index].get('id')!r}: input.target.form: {told}")
+        encoded = tokenizer(
+            [pairs[index][0] for index in chosen],
+            targets,
+            truncation="only_first",
+            max_length=limit,
+        )
+        for position, index in enumerate(chosen):
+            examples[index] = {name: values[position] for name, values in encoded.items()}
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", NO_LIMIT)
+    check_ids((each["input_ids"] for each in examples), vocabulary)
+    return examples
+
+
+class Inputs:
+    """Examples to batches on the device, and batches to logits, in one precision.
+
+    Args:
+        precision: "fp32", "bf16" or "fp16".
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, precision: str) -> None:
+        where = scoring.device()
+        whole_eights = 8 if where.type == "cuda" else None  # fewer shapes of kernels
+        self.collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=whole_eights)
+        self.tells_lengths = isinstance(model, GRUClassifier)
+        self.device, self.precision = where, precision
+
+    def batch(
+        self, examples: Sequence[Example], labels: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Padded inputs of the model; labels are [examples, labels]."""
+        batch = dict(self.collate(list(examples)))
+        if labels is not None:
+            batch["labels"] = torch.from_numpy(labels)
+        batch = scoring.to_device(batch, self.device)
+        if self.tells_lengths:
+            batch["lengths"] = [len(example["input_ids"]) for example in examples]
+        return batch
+
+    def autocast(self) -> torch.autocast:
+        """Inside, products are made in the precision."""
+        return scoring.autocast(self.device, self.precision)
+
+    def check(self, model: Any, examples: Sequence[Example], reads_cls: bool) -> None:
+        """Try a model on a short line and a long one, in the same second; leaves no trace.
+
+        Args:
+            reads_cls: whether its head reads the first token.
+
+        Raises:
+            utils.InputError: a line's logits depend on what stands beside it, the first token
+                does not see the text, or the model does not train.
+        """
+        lines = sorted(examples, key=lambda example: len(example["input_ids"]))
+        short, both = self.batch(lines[:1]), self.batch([lines[0], lines[-1]])
+        name, model = type(model).__name__, model.to(self.device)
+        try:
+            with torch.inference_mode():
+                alone, beside = (model.eval()(**batch).logits[0] for batch in (short, both))
+            off = float((alone - beside).abs().max())
+            devices = [self.device] if self.device.type == "cuda" else []
+            with torch.random.fork_rng(devices), self.autocast():
+                model.train()(**both).logits.sum().backward()
+        except Exception as error:
+            told = f"{name} does not read such lines ({process.cause(error)})"
+            raise utils.InputError(f"{told}; try --precision fp32, or another --model") from error
+        model.zero_grad()
+        if not off <= TOLERANCE:
+            told = f"the logits of a line move by {off:.1g} with a longer one beside it"
+            raise utils.InputError(f"{name}: {told}; take another --model")
+        if reads_cls:
+            self.check_cls(model, lines[0])
+
+    def check_cls(self, model: Any, example: Example) -> None:
+        """Raise utils.InputError if the first token is none that sees the whole line."""
+        mend = "take bert_plain.py --pooling mean, or last"
+        tokenizer, ids = self.collate.tokenizer, example["input_ids"]
+        if tokenizer.cls_token_id is not None and ids[0] != tokenizer.cls_token_id:
+            told = f"the tokenizer does not put {tokenizer.cls_token} first"
+            raise utils.InputError(f"{told}; {mend}")
+        seen = []
+        for end in (ids[-2:], [ids[1]] * 2):
+            inputs = self.batch([example | {"input_ids": ids[:-2] + end}])
+            inputs.pop("lengths", None)
+            with torch.inference_mode():
+                seen.append(model.eval().base_model(**inputs)[0][0, 0])
+        if torch.equal(*seen):
+            told = f"the first token of {type(model.base_model).__name__} does not see the text"
+            raise utils.InputError(f"{told}; {mend}")
+
+    @torch.inference_mode()
+    def score(
+        self, model: Any, examples: Sequence[Example], lines: int, after_batch: scoring.AfterBatch
+    ) -> np.ndarray:
+        """Probabilities of the labels, [examples, labels], in the order of the examples.
+
+        Args:
+            model: in evaluation mode.
+            lines: of a batch.
+        """
+
+        def score_batch(batch: scoring.Batch) -> np.ndarray:
+            inputs = self.batch([examples[index] for index in batch])
+            with self.autocast():
+                logits = model(**inputs).logits
+            return logits.float().cpu().double().sigmoid().numpy()
+
+        lengths = [len(example["input_ids"]) for example in examples]
+        return scoring.score(scoring.batches_to_score(lengths, lines), score_batch, after_batch)

@@ -1,0 +1,48 @@
+"""Whether a tokenizer fits its model and the text."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import utils
+
+UNKNOWN_TO_WARN, UNKNOWN_TO_REFUSE = 0.05, 0.5  # shares of the tokens of train
+
+
+def check_ids(rows: Iterable[Sequence[int]], size: int) -> None:
+    """Raise utils.InputError if a token id is none of the `size` that a model has."""
+    highest = max((max(ids) for ids in rows if ids), default=0)
+    if highest >= size:
+        told = f"the tokenizer gives the token id {highest}, and the model has {size} tokens"
+        raise utils.InputError(f"{told}; they do not belong together, give another --model")
+
+
+def check_unknown(tokenizer: Any, rows: Sequence[Sequence[int]]) -> None:
+    """Log the share of unknown tokens in train.
+
+    Raises:
+        utils.InputError: more than half of them are.
+    """
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown == tokenizer.eos_token_id:  # of bytes, all of which it knows
+        return
+    share = sum(list(ids).count(unknown) for ids in rows) / max(1, sum(map(len, rows)))
+    told = f"the tokenizer knows no word for {share:.1%} of the tokens of train"
+    if share > UNKNOWN_TO_REFUSE:
+        raise utils.InputError(f"{told}; it is not for this language, give another --model")
+    if share > UNKNOWN_TO_WARN:
+        utils.log.warning("%s: much of the text is lost; another --model may read it", told)
+    else:
+        utils.log.info(told)
+
+
+def as_text(texts: Sequence[str | None], tokenizer: Any) -> list[str | None]:
+    """Texts in which nothing is a special token: such get a space behind their first character."""
+    special = [token for token in tokenizer.all_special_tokens if len(token) > 1]
+
+    def plain(text: str | None) -> str | None:
+        for token in special:
+            if text and token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    return list(map(plain, texts))
