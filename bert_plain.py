@@ -65,8 +65,10 @@ class EncoderTask:
         self.args, self.gold, self.labels = args, corpora.gold, corpora.labels
         loaded = encoder.load(args.model, corpora.labels, head)
         self.tokenizer, self.model, self.new_weights = loaded
+        self.model.config.normalise_text = args.normalise == "on"  # is saved with it
         self.examples = {
-            split: encode(rows, self.tokenizer, self.model) for split, rows in corpora.rows.items()
+            split: encode(rows, self.tokenizer, self.model, split == "test")
+            for split, rows in corpora.rows.items()
         }
         train = [example["input_ids"] for example in self.examples["train"]]
         vocabulary.check_unknown(self.tokenizer, train)
@@ -76,7 +78,8 @@ class EncoderTask:
         self.inputs.check(self.model, every, reads_cls=head in ("cls", "gru"))
         rates = args.lr, args.head_lr, args.weight_decay
         self.parameters = encoder.parameter_groups(self.model, self.new_weights, *rates)
-        self.lines_at_once, self.lines = args.train_batch_size, args.train_batch_size * processes
+        self.lines_at_once = getattr(args, "lines_at_once", args.train_batch_size)
+        self.lines = args.train_batch_size * processes
 
     def describe(self) -> str:
         """What was resolved and derived, and an example as the model reads it, for the log."""
@@ -164,7 +167,7 @@ def predict(args: argparse.Namespace, run: Run, architectures: tuple[str, ...]) 
     run.note(device=str(inputs.device), precision=precision)
 
     def score(rows: list[utils.Row], after_batch: scoring.AfterBatch) -> Any:
-        examples = encode(rows, tokenizer, model)
+        examples = encode(rows, tokenizer, model, predicts=True)
         return inputs.score(model, examples, args.val_batch_size, after_batch)
 
     ending.predict_files(run, found, files, score)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from emotion import cli, ending, outputs, report, statistics, systems
+from emotion import cli, data, ending, outputs, report, statistics, systems
 from emotion.run import Run
 
 
@@ -54,7 +54,9 @@ def average(
     }
     weights = np.ones(len(members)) / len(members)
     if args.weights == "tuned":
-        weights = statistics.choose_weights(gold["dev"], stacked["dev"])
+        weights = statistics.choose_weights(
+            gold["dev"], stacked["dev"], data.sentences(corpora["dev"])
+        )
     told = [f"{weight:>6.3f}  {each.name}" for weight, each in zip(weights, members, strict=True)]
     utils.log.info("average of\n%s", "\n".join(told))
     scores = {
@@ -63,7 +65,10 @@ def average(
     }
     threshold = args.threshold
     if "dev" in gold:
-        threshold = ending.choose_threshold(run, labels, gold["dev"], scores["dev"], threshold)
+        sentences = data.sentences(corpora["dev"])
+        threshold = ending.choose_threshold(
+            run, labels, gold["dev"], scores["dev"], sentences, threshold
+        )
     chunks = {split: [(corpora[split], values)] for split, values in scores.items()}
     run.write_scores(chunks, set(gold), labels, threshold)
     decisions = {split: utils.decide(values, threshold) for split, values in scores.items()}
@@ -93,8 +98,9 @@ def combine(args: argparse.Namespace, run: Run) -> None:
     comparisons = {}
     for split, values in gold.items():
         decisions = {member.name: member.decisions[split] for member in members}
+        sentences = data.sentences(corpora[split])
         comparisons[split] = statistics.compare(
-            values, decisions, labels, args.resamples, args.seed
+            values, decisions, labels, sentences, args.resamples, args.seed
         )
         utils.log.info("\n%s", report.comparison_table(split, values, comparisons[split]))
     outputs.write_json(run.directory / "comparison.json", comparisons)

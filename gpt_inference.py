@@ -59,7 +59,7 @@ def predict(args: argparse.Namespace, run: Run) -> None:
     objective = found.settings["objective"]
 
     def score(rows: list[utils.Row], after_batch: scoring.AfterBatch) -> Any:
-        asked = model.prompt.encode(rows)
+        asked = model.prompt.encode(rows, predicts=True)
         return answer_model.score(
             model, objective, asked, after_batch, args.batch_size, cache=cache
         )

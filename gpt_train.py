@@ -13,6 +13,7 @@ QLoRA: the model in 4 bits and frozen, low-rank adapters trained in its attentio
 
 import argparse
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,23 +73,22 @@ class AnswerTask:
         with checkpoint.loading(args.model):
             tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
         words = make_strings(args.language, corpora.labels, tokenizer)
-        self.prompt = Prompt(words, tokenizer, args.max_length, self.need.vocabulary)
-        self.suffixes = {split: self.prompt.encode(rows) for split, rows in corpora.rows.items()}
+        given = words, tokenizer, args.max_length, self.need.vocabulary
+        self.prompt = Prompt(*given, normalises=args.normalise == "on")
+        self.suffixes = {s: self.prompt.encode(r, s == "test") for s, r in corpora.rows.items()}
         vocabulary.check_unknown(tokenizer, self.suffixes["train"])
+        self.lines_at_once = getattr(args, "lines_at_once", args.batch_size)
         self.plan = self.make_plan(self.prompt.length, len(self.prompt.prefix_ids))
-        self.lines_at_once = args.batch_size
 
     def make_plan(self, tokens: Callable[[list[int]], int], shared: int) -> Any:
         """How training fits, from the tokens of a line, and those that a batch shares."""
         from emotion import memory
 
-        drawn = self.args.batch_size, self.args.epochs, self.args.seed
+        drawn = self.lines_at_once, self.args.epochs, self.args.seed
         return memory.plan(self.need, list(map(tokens, self.suffixes["train"])), shared, *drawn)
 
     def load(self) -> None:
         """Load the model in 4 bits, put adapters on it, and find out how it can be asked."""
-        import itertools
-
         import peft
 
         from emotion import causal
@@ -97,7 +97,7 @@ class AnswerTask:
         base = causal.load_base(self.args.model, self.precision, self.accelerator.device)
         adapted = peft.get_peft_model(base, causal.lora_config(self.args, base))
         self.model = AnswerModel(adapted, self.prompt, self.precision)
-        lines = sorted(itertools.chain.from_iterable(self.suffixes.values()), key=len)
+        lines = sorted(itertools.chain(*self.suffixes.values()), key=len)
         utils.log.info(self.model.choose_way([lines[0], lines[-1]]))
         self.model.try_step([lines[0], lines[-1]])
         if not self.model.is_fast:

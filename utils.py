@@ -1,6 +1,6 @@
 """JSON Lines, labels, text, and micro-F1 with its threshold. Importing it is light."""
 
-import itertools
+import functools
 import json
 import logging
 import os
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import regex
 
 ROOT = Path(__file__).resolve().parent
 SAMPLE = ROOT / "data" / "sample"
-WINDOW = 4096  # lines that are read, sorted by length and scored before the next are read
 
-Row = dict[str, Any]  # a line of a corpus file, as data/README.md describes it
+Row = dict[str, Any]  # a line of a corpus file, see data/README.md
 Rule = Callable[[np.ndarray], np.ndarray]  # from probabilities [lines, labels] to decisions
 log = logging.getLogger("emotion")
 
@@ -89,43 +89,6 @@ def read_corpus(
     return list(iter_corpus(path, labelled, labels))
 
 
-def windows(path: Path | str) -> Iterator[list[Row]]:
-    """Yield the rows of a file in lists of WINDOW lines: one of any size can be predicted."""
-    rows = iter_corpus(path, warn=False)
-    while window := list(itertools.islice(rows, WINDOW)):
-        yield window
-
-
-def summarise(path: Path | str, labels: Sequence[str]) -> tuple[int, bool]:
-    """Check a file to predict, keeping nothing of it: its number of lines, whether all have labels.
-
-    Raises:
-        InputError: as `iter_corpus`, or all lines have labels, and others than `labels`.
-    """
-    lines = labelled = 0
-    for row in iter_corpus(path):
-        lines, labelled = lines + 1, labelled + has_labels(row)
-    if 0 < labelled < lines:
-        log.warning("warning: %s: %d of %d lines have labels; none is used", path, labelled, lines)
-    is_labelled = labelled == lines
-    for _ in iter_corpus(path, True, labels, warn=False) if is_labelled else ():
-        pass
-    return lines, is_labelled
-
-
-def check_ids(rows: Sequence[Row], where: Path | str) -> None:
-    """Raise InputError where rows that are told apart by their ids have none, or one twice."""
-    seen: dict[str, int] = {}
-    for number, row in enumerate(rows, start=1):
-        id = row.get("id")
-        if not isinstance(id, str) or not id.strip():
-            raise InputError(f"{where}: row {number}: id: is missing; give every line an id")
-        if id in seen:
-            message = f"id: {id!r} stands in row {seen[id]} too; make every id unique"
-            raise InputError(f"{where}: row {number}: {message}")
-        seen[id] = number
-
-
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, stripped text) of the lines, but for blank ones at the end."""
     if not os.path.isfile(path):  # unlike the method, False for a name that no file can have
@@ -153,7 +116,7 @@ def _oddities(row: Any, refuse: Callable) -> list[str]:
         refuse(f"is a JSON {type(row).__name__}, not an object", "write one object on each line")
     given = row["input"] if isinstance(row.get("input"), dict) else {}
     form, target = given.get("form"), given.get("target")
-    if not isinstance(form, str) or not normalise_text(form).strip():
+    if not isinstance(form, str) or not normalise_text(form):
         refuse("input.form: is missing, blank or not a string", "put the sentence there")
     place: dict[str, Any] = target if isinstance(target, dict) else {}
     named, begin, end = place.get("form"), place.get("begin"), place.get("end")
@@ -209,17 +172,55 @@ def decode_labels(decision: Sequence[bool] | np.ndarray, labels: Sequence[str]) 
 
 # Text
 
-ANONYMISED = re.compile(r"&[a-z][a-z-]+\d*&")
+# Names that the National Institute of Korean Language made anonymous: &name1&, &company-name&. A
+# word that it does not use counts only with a hyphen or a number: "삼성&kt&엘지" names a company.
+ANONYMISED = re.compile(
+    r"&(?:(?:name|account|address|affiliation|company|location|others?)\d*"
+    r"|[a-z]+(?:-[a-z]+)+\d*|[a-z]{3,}\d+)&"
+)
 REPEATED = re.compile(r"([^\w\s]|_|[\u3131-\u3163])\1{2,}")
 BROKEN = re.compile("[\0\ud800-\udfff]")
+BLANK = re.compile("[\0\ud800-\udfff\u2800\u3164\uffa0]")  # broken, or looks like a blank
+# A control character or one that is not seen, but inside an emoji (Unicode TR 51)
+UNSEEN = regex.compile(
+    r"(?:\U0001F3F4[\U000E0020-\U000E007F]+|[0-9#*]\uFE0F(?=\u20E3)|\p{Extended_Pictographic}"
+    r"[\uFE0E\uFE0F]?\p{EMod}?(?:\u200D\p{Extended_Pictographic}[\uFE0E\uFE0F]?\p{EMod}?)*)"
+    r"(*SKIP)(*FAIL)|\p{Default_Ignorable_Code_Point}|[^\P{Cc}\s]"
+)
+LONE_JAMO = re.compile("[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff\uffa1-\uffdc]")
+BLOCKS = ((0x340, 0x345), (0x958, 0xFBA), (0x2ADC, 0x2ADD), (0xFB1D, 0xFB4F), (0x1D15E, 0x1D1C1))
+CODES = (code for block in BLOCKS for code in range(*block))  # here NFC takes characters apart
+APART = {unicodedata.normalize("NFC", chr(code)): chr(code) for code in CODES}
+TAKEN_APART = re.compile("|".join(sorted((c for c in APART if len(c) > 1), key=len, reverse=True)))
+
+
+def _letter(jamo: re.Match[str]) -> str:
+    """The letter that a Hangul letter of another block stands for: ㅋ for U+110F and U+FFBB."""
+    name = unicodedata.name(jamo[0], "").rpartition(" ")[2]
+    try:
+        return unicodedata.lookup(f"HANGUL LETTER {name}")
+    except KeyError:
+        return jamo[0]
+
+
+def _visible(text: str) -> str:
+    """Text without what is not seen, each character in its one spelling; not longer."""
+    text = UNSEEN.sub("", BLANK.sub(" ", text))
+    if not unicodedata.is_normalized("NFC", text) or TAKEN_APART.search(text):
+        composed = unicodedata.normalize("NFC", text)
+        composed = TAKEN_APART.sub(lambda found: APART[found[0]], composed)
+        text = composed if len(composed) <= len(text) else text
+    return " ".join(LONE_JAMO.sub(_letter, text).split())
 
 
 def normalise_text(text: str) -> str:
     """Text as the models read it.
 
+    What is not seen goes, but inside an emoji; what looks like a blank is one, and blanks are
+    folded to single spaces; Unicode is NFC, lone Hangul letters are those of U+3131 to U+3163.
     Anonymised names (`&name1&`) go; a run of one punctuation mark or of one Korean emoticon letter
-    (ㅋ, ㅎ, ㅠ) becomes two; white space is folded to single spaces; Unicode is NFC. Applying it
-    again changes nothing. A text that would be emptied keeps its original form.
+    (ㅋ, ㅎ, ㅠ) becomes two. Applying it again changes nothing, and it never lengthens. A text of
+    anonymised names alone keeps them.
     """
 
     def shorten(run: re.Match[str]) -> str:
@@ -228,20 +229,21 @@ def normalise_text(text: str) -> str:
         is_mark = mark in string.punctuation or unicodedata.category(mark).startswith("P")
         return mark * 2 if is_letter or is_mark else run[0]
 
-    before, after = None, BROKEN.sub(" ", text)
+    before, seen = None, _visible(text)
+    after = seen
     while after != before:  # removing a name can join what stood around it
         before = after
-        after = unicodedata.normalize("NFC", ANONYMISED.sub("", before))
-        after = " ".join(REPEATED.sub(shorten, after).split())
-    return after or BROKEN.sub(" ", text)
+        after = _visible(REPEATED.sub(shorten, ANONYMISED.sub("", before)))
+    return after or seen
 
 
-def text_and_target(row: Row) -> tuple[str, str | None]:
-    """The normalised sentence of a row, and its normalised target or None."""
+def text_and_target(row: Row, normalise: bool = True) -> tuple[str, str | None]:
+    """The sentence of a row as models read it, and its target or None; normalised, or as it is."""
     target = row["input"].get("target")
     named = target.get("form") if isinstance(target, dict) else None
-    read = normalise_text(named).strip() if isinstance(named, str) else ""
-    return normalise_text(row["input"]["form"]), read or None
+    read = normalise_text if normalise else functools.partial(BROKEN.sub, " ")
+    named = read(named).strip() if isinstance(named, str) else None
+    return read(row["input"]["form"]), named or None
 
 
 # Decision rule and metrics

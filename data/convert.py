@@ -1,22 +1,29 @@
-"""Turn a copy of a public corpus into train, dev and test.jsonl in the format of this repository.
+"""Turn a public corpus, or a table, into the format of this repository.
 
-    python data/convert.py kote SOURCE OUT    a clone of searle-j/KOTE (Korean comments, MIT)
+    python data/convert.py kote SOURCE OUT    a clone of searle-j/KOTE (Korean comments, MIT) to
+                                              train, dev and test.jsonl in the directory OUT
     python data/convert.py xed SOURCE OUT     a clone of Helsinki-NLP/XED (English subtitles,
-                                              CC BY 4.0)
+                                              CC BY 4.0), likewise
+    python data/convert.py table FILE.csv OUT.jsonl --text COLUMN --labels COLUMN [COLUMN ...]
+                                              a spreadsheet's export (.csv, or .tsv): each label a
+                                              column of 1 and 0; or --labels COLUMN --separator ,
+                                              one column of the names of labels
 
 KOTE keeps its own splits, its 44 labels folded to eight. XED is one file, split here by a fixed
 seed: 1,500 lines to test, 1,000 to dev, the rest to train, and all lines of one sentence to the
 same split.
 """
 
+import csv
 import json
+import logging
 import random
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils
-from emotion import cli, outputs
+from emotion import cli, outputs, tables
 
 KOTE_FILES = {"train": "train.tsv", "dev": "val.tsv", "test": "test.tsv"}
 KOTE_LABELS = 44
@@ -38,22 +45,28 @@ XED_SIZES = {"test": 1500, "dev": 1000}
 SEED = 42
 
 
-def read_tsv(path, columns, numbers):
+YES, NO = {"1", "true", "yes", "y", "o"}, {"0", "false", "no", "n", "x", ""}  # in a table
+
+
+def read_tsv(path, columns, numbers, quoting):
     """Yield (line number, fields) with the last field a set of label numbers.
 
     Args:
         numbers: the range that the label numbers are of.
+        quoting: of the csv module: whether quotes stand around a text, or belong to it.
 
     Raises:
         utils.InputError: at the first line that is not of this form.
     """
     try:
         lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+        table = csv.reader([f"{line}\n" for line in lines], delimiter="\t", quoting=quoting)
     except (OSError, UnicodeDecodeError) as error:
         told = f"cannot be read as UTF-8 ({error}); give a clone of the corpus"
         raise utils.InputError(f"{path}: {told}") from None
-    for number, line in enumerate(lines, start=1):
-        *fields, labels = line.split("\t")
+    for record in table:
+        number = table.line_num
+        *fields, labels = record or [""]
         try:
             labels = {int(label) for label in labels.split(",")}
         except ValueError:
@@ -67,12 +80,22 @@ def read_tsv(path, columns, numbers):
         yield number, [field.strip() for field in fields], labels
 
 
-def make_row(id, text, labels, folding):
-    """A row of this repository's format, the labels folded."""
-    decision = [bool(labels & set(folding[name])) for name in EMOTIONS]
-    target = {"form": None, "begin": None, "end": None}
-    output = utils.decode_labels(decision, EMOTIONS)
-    return {"id": id, "input": {"form": text, "target": target}, "output": output}
+def make_row(id, text, present, labels=EMOTIONS, target=None):
+    """A row of this repository's format.
+
+    Args:
+        present: those of `labels` that the text shows.
+    """
+    begin = text.find(target) if target else -1
+    span = {"begin": begin, "end": begin + len(target)} if begin >= 0 else {}
+    place = {"form": target or None, "begin": None, "end": None} | span
+    output = utils.decode_labels([name in present for name in labels], labels)
+    return {"id": id, "input": {"form": text, "target": place}, "output": output}
+
+
+def fold(numbers, folding):
+    """The emotions that label numbers stand for."""
+    return {name for name, each in folding.items() if numbers & set(each)}
 
 
 def convert_kote(source):
@@ -83,8 +106,10 @@ def convert_kote(source):
             print(f"{source / name}: is not there, so {split}.jsonl is not written")
             continue
         splits[split] = [
-            make_row(f"kote-{id}", text, labels, KOTE_FOLDING)
-            for _, (id, text), labels in read_tsv(source / name, 3, range(KOTE_LABELS))
+            make_row(f"kote-{id}", text, fold(labels, KOTE_FOLDING))
+            for _, (id, text), labels in read_tsv(
+                source / name, 3, range(KOTE_LABELS), csv.QUOTE_MINIMAL
+            )
         ]
     return splits
 
@@ -92,8 +117,8 @@ def convert_kote(source):
 def convert_xed(source):
     """Rows by split."""
     by_sentence = {}
-    for number, (text,), labels in read_tsv(source / XED_FILE, 2, range(1, 9)):
-        row = make_row(f"xed-en-{number:05}", text, labels, XED_FOLDING)
+    for number, (text,), labels in read_tsv(source / XED_FILE, 2, range(1, 9), csv.QUOTE_NONE):
+        row = make_row(f"xed-en-{number:05}", text, fold(labels, XED_FOLDING))
         by_sentence.setdefault(text, []).append(row)
     sentences = sorted(by_sentence)
     random.Random(SEED).shuffle(sentences)
@@ -104,6 +129,50 @@ def convert_xed(source):
         )
         splits[split] += by_sentence[sentence]
     return splits
+
+
+def convert_table(args):
+    """The rows of a table.
+
+    Raises:
+        utils.InputError: a column is not there, or a cell of a label says neither yes nor no.
+    """
+    columns, table = tables.read_table(args.source)
+    for name in (args.text, args.target, *args.labels):
+        if name is not None and name not in columns:
+            told = f"has no column {name!r}; it has {', '.join(columns)}"
+            raise utils.InputError(f"{args.source}: {told}")
+    if args.separator and len(args.labels) > 1:
+        raise utils.InputError("--separator goes with one column of --labels; name that alone")
+    rows, labels = [], {} if args.separator else dict.fromkeys(args.labels)
+    for number, cells in table:
+        if args.separator:
+            names = map(str.strip, cells[args.labels[0]].split(args.separator))
+            present = dict.fromkeys(filter(None, names))
+            labels |= present
+        else:
+            said = {name: cells[name].strip().lower() for name in labels}
+            if wrong := next((name for name in labels if said[name] not in YES | NO), None):
+                told = f"{wrong}: is {cells[wrong]!r}; write 1 or 0"
+                raise utils.InputError(f"{args.source}: line {number}: {told}")
+            present = {name for name in labels if said[name] in YES}
+        target = cells[args.target].strip() if args.target else None
+        rows.append((f"{args.source.stem}-{number}", cells[args.text], present, target))
+    return [make_row(id, text, present, list(labels), target) for id, text, present, target in rows]
+
+
+def write_file(rows, path):
+    """Write rows to a file that is not there yet, and check them as training does."""
+    if path.exists():
+        raise utils.InputError(f"{path}: is there, and nothing is overwritten; give another")
+    with outputs.whole_file(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    try:
+        utils.read_corpus(path, labelled=True)
+    except utils.InputError:
+        path.unlink()
+        raise
+    print(f"{path}: {len(rows)} lines, of the labels {', '.join(rows[0]['output'])}")
 
 
 def write(splits, out):
@@ -126,11 +195,22 @@ def write(splits, out):
 def main(argv=None):
     """Convert."""
     parser = cli.ArgumentParser("convert.py", __doc__)
-    parser.add_argument("corpus", choices=("kote", "xed"))
+    parser.add_argument("corpus", choices=("kote", "xed", "table"))
     parser.add_argument("source", type=Path, metavar="SOURCE")
     parser.add_argument("out", type=Path, metavar="OUT")
+    of_table = parser.add_argument_group("of a table")
+    of_table.add_argument("--text", metavar="COLUMN", help="of the sentences")
+    of_table.add_argument("--target", metavar="COLUMN", help="of what each is about")
+    told = "of the labels, or with --separator of their names"
+    of_table.add_argument("--labels", metavar="COLUMN", nargs="+", help=told)
+    of_table.add_argument("--separator", metavar="MARK", help="that parts the names of labels")
     args = parser.parse_args(argv)
+    utils.log.handlers = [logging.StreamHandler()]
     try:
+        if args.corpus == "table":
+            if not args.text or not args.labels:
+                raise utils.InputError("table: give --text COLUMN and --labels COLUMN ...")
+            return write_file(convert_table(args), args.out)
         splits = {"kote": convert_kote, "xed": convert_xed}[args.corpus](args.source)
         if not splits:
             files = ", ".join(KOTE_FILES.values())

@@ -162,7 +162,8 @@ def load_checkpoint(
             told = f"fits a base with {name} {wanted}, and {base} has {value}"
             raise utils.InputError(f"{directory}: {told}; give another --model")
     settings = found.settings
-    prompt = Prompt(settings["strings"], tokenizer, settings["max_length"], has["vocab_size"])
+    length, normalises = settings["max_length"], settings.get("normalise", True)
+    prompt = Prompt(settings["strings"], tokenizer, length, has["vocab_size"], normalises)
     model = load_base(base, precision, where)
     with loading(directory):
         model = peft.PeftModel.from_pretrained(model, directory)

@@ -104,6 +104,9 @@ def add_training_arguments(
     """
     told = f"default: {data.CORPUS_FILE.format('train')} beside the script"
     files.add_argument("--train-file", metavar="FILE", type=Path, help=told)
+    told = "what is not seen, blanks, repeated marks and letters, anonymised names; kept with the "
+    told += "checkpoint; off: texts are read as they are; default: %(default)s"
+    files.add_argument("--normalise", choices=("on", "off"), default="on", help=told)
     told = "pool train and dev and part them in K, labels spread evenly"
     files.add_argument("--folds", metavar="K", type=number(int, 2), help=told)
     told = "the part, from 0 to K - 1, to take for dev; train on the others"
@@ -204,8 +207,10 @@ def how_it_ended(
     if isinstance(error, process.Interrupted):
         return 130, f"interrupted; {what_goes_on(args, command)}"
     told = str(error).strip().partition("\n")[0]
-    mend = "take smaller batches and another --output-dir" if "resume" in args else "free some"
-    mend += ", or --resume when other programs have left it" if "resume" in args else ""
+    flag = "--train-batch-size" if "train_batch_size" in args else "--batch-size"
+    mend = f"free some, or take a smaller {flag}"
+    if "resume" in args and not getattr(args, "model_ckpt_path", None):
+        mend = f"go on with --resume and a smaller {flag} (steps stay what they are)"
     code = 1 if process.is_out_of_memory(error) else None
     return code, f"error: the memory is full ({told.partition('. ')[0]}); {mend}"
 

@@ -1,8 +1,9 @@
 """The corpus files that a run reads: where they are looked for, folds, and lines seen twice."""
 
 import argparse
+import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from emotion.run import Run
 
 SPLITS = ("train", "dev", "test")
 CORPUS_PAGE = "https://kli.korean.go.kr/benchmark"
+WINDOW = 4096  # lines that are read, sorted by length and scored before the next are read
 CORPUS_FILE = "data/nikluge-ea-2023-{}.jsonl"  # beside the scripts, by split
 
 
@@ -78,12 +80,12 @@ def read_to_train(args: argparse.Namespace, run: Run) -> Corpora | None:
     rows["dev"] = utils.read_corpus(files["dev"], labelled=True, labels=labels)
     labelled = {"train", "dev"}
     if "test" in files:
-        _, is_labelled = utils.summarise(files["test"], labels)
+        _, is_labelled = summarise(files["test"], labels)
         rows["test"] = list(utils.iter_corpus(files["test"], is_labelled, labels, warn=False))
         labelled |= {"test"} if is_labelled else set()
     if folds is not None:
         pooled = rows["train"] + rows["dev"]
-        utils.check_ids(pooled, "--folds, which pools --train-file and --dev-file")
+        check_ids(pooled, "--folds, which pools --train-file and --dev-file")
         rows |= split_fold(pooled, labels, folds, fold)
     warn_of_repeats(rows)
     gold = {split: utils.encode_labels(rows[split], labels) for split in labelled}
@@ -96,10 +98,10 @@ def check_to_predict(
     """By split, the files to predict, their number of lines, and whether they are labelled.
 
     Raises:
-        utils.InputError: as `find_files` and `utils.summarise`.
+        utils.InputError: as `find_files` and `summarise`.
     """
     files = find_files(args, ("dev", "test"))
-    checked = {split: (path, *utils.summarise(path, labels)) for split, path in files.items()}
+    checked = {split: (path, *summarise(path, labels, True)) for split, path in files.items()}
     run.note_files(files)
     return checked
 
@@ -117,12 +119,11 @@ def split_fold(rows: list[utils.Row], labels: Sequence[str], folds: int, fold: i
 
     encoded = utils.encode_labels(rows, labels)
     combinations = np.unique(encoded, axis=0, return_inverse=True)[1]
-    sentences = [utils.normalise_text(row["input"]["form"]) for row in rows]
     parted = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     with warnings.catch_warnings():  # rare combinations are spread as can be
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         try:
-            parts = list(parted.split(rows, combinations, sentences))[fold]
+            parts = list(parted.split(rows, combinations, sentences(rows)))[fold]
         except ValueError:
             message = f"--folds {folds}: {len(rows)} lines are too few for so many parts"
             raise utils.InputError(f"{message}; give a smaller K") from None
@@ -130,6 +131,15 @@ def split_fold(rows: list[utils.Row], labels: Sequence[str], folds: int, fold: i
         split: [rows[index] for index in part]
         for split, part in zip(("train", "dev"), parts, strict=True)
     }
+
+
+def sentences(rows: Sequence[utils.Row]) -> np.ndarray:
+    """Which sentence each row is about, by number from 0, as they come: one with several targets
+    has several rows.
+    """
+    numbers: dict[str, int] = {}
+    read = (utils.normalise_text(row["input"]["form"]) for row in rows)
+    return np.array([numbers.setdefault(text, len(numbers)) for text in read], dtype=np.int64)
 
 
 def warn_of_repeats(corpora: Rows) -> None:
@@ -146,3 +156,51 @@ def warn_of_repeats(corpora: Rows) -> None:
                 share,
                 split,
             )
+
+
+def windows(path: Path | str) -> Iterator[list[utils.Row]]:
+    """Yield the rows of a file in lists of WINDOW lines: one of any size can be predicted."""
+    rows = utils.iter_corpus(path, warn=False)
+    while window := list(itertools.islice(rows, WINDOW)):
+        yield window
+
+
+def summarise(path: Path | str, labels: Sequence[str], predicts: bool = False) -> tuple[int, bool]:
+    """Check a file to predict, keeping nothing of it: its number of lines, whether all have labels.
+
+    Args:
+        predicts: whether other labels than `labels` are warned of, and not used.
+
+    Raises:
+        utils.InputError: as `utils.iter_corpus`, or all lines have labels, and others than these.
+    """
+    lines = labelled = 0
+    for row in utils.iter_corpus(path):
+        lines, labelled = lines + 1, labelled + utils.has_labels(row)
+    if 0 < labelled < lines:
+        told = "warning: %s: %d of %d lines have labels; none is used"
+        utils.log.warning(told, path, labelled, lines)
+    if labelled < lines:
+        return lines, False
+    try:
+        for _ in utils.iter_corpus(path, True, labels, warn=False):
+            pass
+    except utils.InputError as error:
+        if not predicts:
+            raise
+        utils.log.warning("warning: %s; its labels are not used", error)
+        return lines, False
+    return lines, True
+
+
+def check_ids(rows: Sequence[utils.Row], where: Path | str) -> None:
+    """Raise utils.InputError where rows have no ids, or one twice, that are told apart by them."""
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        id = row.get("id")
+        if not isinstance(id, str) or not id.strip():
+            raise utils.InputError(f"{where}: row {number}: id: is missing; give every line an id")
+        if id in seen:
+            message = f"id: {id!r} stands in row {seen[id]} too; make every id unique"
+            raise utils.InputError(f"{where}: row {number}: {message}")
+        seen[id] = number

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import utils
-from emotion import outputs, process, statistics
+from emotion import data, outputs, process, statistics
 from emotion.checkpoint import Checkpoint
 from emotion.data import Corpora
 from emotion.process import AfterBatch
@@ -17,19 +17,25 @@ ScoreRows = Callable[[list[utils.Row], AfterBatch], np.ndarray]
 
 
 def choose_threshold(
-    run: Run, labels: Sequence[str], gold: np.ndarray, scores: np.ndarray, given: str | float
+    run: Run,
+    labels: Sequence[str],
+    gold: np.ndarray,
+    scores: np.ndarray,
+    sentences: np.ndarray,
+    given: str | float,
 ) -> float:
     """The threshold of a run: `given`, or where it is "auto" tuned on dev; saved in `best/`.
 
     Args:
         gold, scores: of dev, shape [lines, labels].
+        sentences: as of `data.sentences`.
     """
     tuned = given == "auto"
     threshold = utils.tune_threshold(gold, scores) if tuned else float(given)
     decision: dict[str, Any] = {"labels": list(labels), "threshold": threshold}
     decision["tuned_on"] = "dev" if tuned else None
     if tuned:
-        cross_fitted = statistics.cross_fitted_decisions(gold, scores)
+        cross_fitted = statistics.cross_fitted_decisions(gold, scores, sentences)
         decision |= {
             "micro_f1": utils.micro_f1(gold, utils.decide(scores, threshold)),
             "micro_f1_cross_fitted": utils.micro_f1(gold, cross_fitted),
@@ -62,7 +68,8 @@ def conclude(
         with process.Progress(len(lines), "line", split) as progress:
             scored[split] = [(lines, score_split(split, progress.update))]
     [(_, dev)] = scored["dev"]
-    rule = choose_threshold(run, corpora.labels, corpora.gold["dev"], dev, threshold)
+    sentences = data.sentences(rows["dev"])
+    rule = choose_threshold(run, corpora.labels, corpora.gold["dev"], dev, sentences, threshold)
     run.write_scores(scored, corpora.gold, corpora.labels, rule)
     run.finish(history)
 
@@ -78,7 +85,7 @@ def predict_files(
 
     def score_windows(path: Path, lines: int) -> Iterator[tuple[list[utils.Row], np.ndarray]]:
         with process.Progress(lines, "line", path.name) as progress:
-            for rows in utils.windows(path):
+            for rows in data.windows(path):
                 yield rows, score_rows(rows, progress.update)
 
     chunks = {split: score_windows(path, lines) for split, (path, lines, _) in files.items()}

@@ -28,19 +28,25 @@ def longest_input(tokenizer: Any, model: Any) -> int:
     return min(limit for limit in limits if limit and limit > 0)
 
 
-def encode(rows: Sequence[utils.Row], tokenizer: Any, model: Any) -> list[Example]:
+def encode(
+    rows: Sequence[utils.Row], tokenizer: Any, model: Any, predicts: bool = False
+) -> list[Example]:
     """Rows to model inputs, the text paired with its target; a long text is cut, a target never.
 
     What looks like a special token in a text is read as text.
+
+    Args:
+        predicts: whether a target too long for the model is cut, with a warning.
 
     Returns:
         Of each the inputs that the tokenizer names.
 
     Raises:
-        utils.InputError: a target is too long for the model, or the tokenizer is not the model's.
+        utils.InputError: a target is too long, or the tokenizer is not the model's.
     """
     limit = longest_input(tokenizer, model)
-    read = zip(*map(utils.text_and_target, rows), strict=True)
+    normalises = getattr(model.config, "normalise_text", True)
+    read = zip(*(utils.text_and_target(row, normalises) for row in rows), strict=True)
     pairs = list(zip(*(as_text(texts, tokenizer) for texts in read), strict=True))
     examples: list[Example] = [{} for _ in rows]
     for has_target in (True, False):
@@ -49,14 +55,19 @@ def encode(rows: Sequence[utils.Row], tokenizer: Any, model: Any) -> list[Exampl
             continue
         targets = [pairs[index][1] for index in chosen] if has_target else None
         room = limit - tokenizer.num_special_tokens_to_add(pair=has_target) - 1
+        cut: dict[int, str] = {}
         target_ids = tokenizer(targets, add_special_tokens=False)["input_ids"] if targets else []
         for index, ids in zip(chosen, target_ids, strict=has_target):
             if len(ids) > room:
-                told = f"has {len(ids)} tokens, and the model takes {room}; shorten it"
-                raise utils.InputError(f"id {rows[index].get('id')!r}: input.target.form: {told}")
+                where = f"id {rows[index].get('id')!r}: input.target.form"
+                told = f"{where}: has {len(ids)} tokens, and the model takes {room}"
+                if not predicts:
+                    raise utils.InputError(f"{told}; shorten it")
+                utils.log.warning("warning: %s; half of that is read of it", told)
+                cut[index] = tokenizer.decode(ids[: room // 2])
         encoded = tokenizer(
             [pairs[index][0] for index in chosen],
-            targets,
+            targets and [cut.get(index, pairs[index][1]) for index in chosen],
             truncation="only_first",
             max_length=limit,
         )

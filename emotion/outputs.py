@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import logging
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -51,6 +53,19 @@ def cannot_be_saved(path: Path, error: Exception) -> utils.RunError:
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     mend = "what was saved before is whole; make room and go on with --resume"
     return utils.RunError(f"{path}: cannot be saved ({reason}); {mend}")
+
+
+def tell_of_disk(directory: Path, trained: int) -> None:
+    """Log what a training will write to the disk, and what is free.
+
+    Args:
+        trained: bytes of the parameters that are trained; AdamW holds twice as many beside them.
+    """
+    free, unit = shutil.disk_usage(directory).free, 2**20
+    needed = 7 * trained  # best/, and two checkpoints while one takes the place of the other
+    told = f"on the disk: {needed / unit:,.0f} MiB while this trains, {trained / unit:,.0f} MiB in "
+    told += f"{directory / 'best'} in the end; {free / unit:,.0f} MiB are free"
+    utils.log.log(logging.WARNING if free < needed else logging.INFO, told)
 
 
 def write_predictions(

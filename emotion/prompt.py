@@ -25,6 +25,7 @@ class Prompt:
         strings: as of `make_strings`.
         max_length: the longest prompt with its answer, in tokens.
         vocabulary: the tokens that the model has.
+        normalises: whether texts are read as of `utils.normalise_text`.
 
     Raises:
         utils.InputError: the tokenizer cannot tell the answers apart, or is not the model's; the
@@ -32,10 +33,15 @@ class Prompt:
     """
 
     def __init__(
-        self, strings: dict[str, Any], tokenizer: Any, max_length: int, vocabulary: int
+        self,
+        strings: dict[str, Any],
+        tokenizer: Any,
+        max_length: int,
+        vocabulary: int,
+        normalises: bool = True,
     ) -> None:
         self.tokenizer, self.strings, self.max_length = tokenizer, strings, max_length
-        self.vocabulary = vocabulary
+        self.vocabulary, self.normalises = vocabulary, normalises
         begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
         beginning = [tokenizer.bos_token_id] if begins else []
         self.prefix_ids: list[int] = beginning + self.tokenize(strings["prefix"])[0]
@@ -58,7 +64,7 @@ class Prompt:
             base: the config of the base model, whose measures are kept too.
         """
         settings = {"objective": objective, "max_length": self.max_length, "labels": list(labels)}
-        settings |= {"strings": self.strings, "base": measures(base)}
+        settings |= {"strings": self.strings, "normalise": self.normalises, "base": measures(base)}
         outputs.write_json(directory / "prompt.json", settings)
 
     def tokenize(self, *texts: str) -> list[list[int]]:
@@ -68,13 +74,16 @@ class Prompt:
         check_ids(found, self.vocabulary)
         return found
 
-    def encode(self, rows: Sequence[utils.Row]) -> list[Suffix]:
+    def encode(self, rows: Sequence[utils.Row], predicts: bool = False) -> list[Suffix]:
         """The token ids of each row after the shared beginning: text, target, call for the answer.
+
+        Args:
+            predicts: whether a target that leaves no room for the text is cut, with a warning.
 
         Raises:
             utils.InputError: a target, or the end of the prompt, leaves no room for the text.
         """
-        pairs = [utils.text_and_target(row) for row in rows]
+        pairs = [utils.text_and_target(row, self.normalises) for row in rows]
         before, after = self.strings["target"], self.strings["response"]
         texts = self.tokenize(*(text for text, _ in pairs))
         special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
@@ -83,11 +92,16 @@ class Prompt:
                 [plain] = as_text([pairs[index][0]], self.tokenizer)
                 [texts[index]] = self.tokenize(str(plain))
         ends = self.tokenize(*((before + target if target else "") + after for _, target in pairs))
-        for row, end in zip(rows, ends, strict=True):
+        [answer] = self.tokenize(after)
+        for number, end in enumerate(ends):
             if len(end) >= self.room:
-                told = f"leaves no room for the text in {self.max_length} tokens"
-                mend = "shorten it, or give a greater --max-length"
-                raise utils.InputError(f"id {row.get('id')!r}: input.target.form: {told}; {mend}")
+                where = f"id {rows[number].get('id')!r}: input.target.form"
+                told = f"{where}: leaves no room for the text in {self.max_length} tokens"
+                half = (self.room - len(answer)) // 2
+                if not predicts or half < 1:
+                    raise utils.InputError(f"{told}; shorten it, or give a greater --max-length")
+                utils.log.warning("warning: %s; a part is read of it", told)
+                ends[number] = end[:half] + answer
         return [text[: self.room - len(end)] + end for text, end in zip(texts, ends, strict=True)]
 
     def shortest_and_longest(self) -> list[Suffix]:

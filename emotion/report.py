@@ -24,7 +24,8 @@ def comparison_table(split: str, gold: np.ndarray, comparison: dict[str, Any]) -
     baseline, column = majority_micro_f1(gold)
     width = max(map(len, systems)) + 2
     named = "".join(f"{name[:9]:>10}" for name in labels)
-    lines = [f"{split}, {len(gold)} lines, 95 % intervals from {resamples} resamples of them:"]
+    count = f"{len(gold)} lines of {comparison['sentences']} sentences"
+    lines = [f"{split}, {count}, 95 % intervals from {resamples} resamples of these:"]
     lines.append(f"{'':<{width}}{'micro-F1':<24}{'macro-F1':<24}{named}")
     for name, figures in systems.items():
         each = "".join(f"{figures['per_emotion'][label]['value']:>10.3f}" for label in labels)

@@ -31,7 +31,7 @@ AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
 STATE_FILE = "training_state.json"  # the last file of a checkpoint
 CHANGES_NO_WEIGHT = {  # what may differ on --resume
     *("output_dir", "resume", "train_file", "dev_file", "test_file"),
-    *("val_batch_size", "save_steps", "threshold", "report_to"),
+    *("val_batch_size", "lines_at_once", "save_steps", "threshold", "report_to"),
     "precision",  # what it comes to is compared
 }
 
@@ -79,6 +79,7 @@ class Run:
             utils.log.setLevel(logging.CRITICAL)
             if self.resumes:
                 self.record = outputs.read_json(self.directory / "run.json") or {}
+                self.keep_steps(self.record.get("arguments", {}))
         return self
 
     def __exit__(
@@ -143,9 +144,18 @@ class Run:
             f"give another, as --output-dir {free}{or_resume}"
         )
 
+    def keep_steps(self, was: dict[str, Any]) -> None:
+        """Where a run is resumed with a smaller batch: fewer lines at a time, the same steps."""
+        for name in ("train_batch_size", "batch_size"):
+            now, before = getattr(self.args, name, None), was.get(name)
+            if isinstance(now, int) and isinstance(before, int) and now < before:
+                self.args.lines_at_once = now
+                setattr(self.args, name, before)
+
     def check_same(self, before: dict[str, Any]) -> None:
         """Raise utils.InputError if the run that is resumed had other arguments."""
         was = before.get("arguments", {}) | {"processes": before.get("processes")}
+        self.keep_steps(was)
         now = json.loads(json.dumps(vars(self.args), default=str)) | {
             "processes": process.process_count()
         }

@@ -58,6 +58,7 @@ def compute_metrics(
 def cross_fitted_decisions(
     labels: np.ndarray,
     probabilities: np.ndarray,
+    sentences: np.ndarray,
     fit: Fit = utils.fit_threshold,
     folds: int = 5,
     seed: int = 0,
@@ -67,11 +68,13 @@ def cross_fitted_decisions(
     Args:
         labels: shape [lines, labels].
         probabilities: shape [lines, ..., labels].
+        sentences: which each line is about, from 0; all lines of one are in the same part.
 
     Returns:
         Booleans, [lines, labels]; their micro-F1 is what the rule is worth on other lines.
     """
-    fold = np.random.default_rng(seed).permutation(len(labels)) % folds
+    order = np.random.default_rng(seed).permutation(sentences.max(initial=-1) + 1)
+    fold = order[sentences] % folds
     decisions = np.zeros(labels.shape, dtype=bool)
     for held_out in range(folds):
         inside = fold == held_out
@@ -81,28 +84,32 @@ def cross_fitted_decisions(
 
 
 def bootstrap_f1(
-    labels: np.ndarray, decisions: np.ndarray, resamples: int, seed: int
+    labels: np.ndarray, decisions: np.ndarray, sentences: np.ndarray, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """F1 of each system on the lines drawn with replacement, the same lines for every system.
+    """F1 of each system on sentences drawn with replacement, the same ones for every system.
 
     Args:
         labels: boolean [lines, labels].
         decisions: boolean [systems, lines, labels].
+        sentences: which each line is about, from 0: lines of one are drawn together.
 
     Returns:
         (micro, per label): [1 + resamples, systems] and [1 + resamples, systems, labels], the
         lines as they are in front.
     """
-    lines, systems = len(labels), len(decisions)
+    systems, drawn_from = len(decisions), int(sentences.max()) + 1
     hits = (decisions & labels).transpose(1, 0, 2)
     either = decisions.transpose(1, 0, 2).astype(np.float32) + labels[:, None]  # TP + FP, TP + FN
-    counts = np.stack([hits, either], axis=1).reshape(lines, -1).astype(np.float32)
+    of_lines = np.stack([hits, either], axis=1).reshape(len(labels), -1).astype(np.float32)
+    counts = np.zeros((drawn_from, of_lines.shape[1]), dtype=np.float32)
+    np.add.at(counts, sentences, of_lines)
     totals = [counts.sum(0, keepdims=True)]
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, RESAMPLES_AT_ONCE):
         size = min(RESAMPLES_AT_ONCE, resamples - start)
-        drawn = rng.integers(lines, size=(size, lines)) + lines * np.arange(size)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=size * lines).reshape(size, lines)
+        drawn = rng.integers(drawn_from, size=(size, drawn_from))
+        drawn += drawn_from * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * drawn_from).reshape(size, drawn_from)
         totals.append(times.astype(np.float32) @ counts)
     summed = np.concatenate(totals).reshape(-1, 2, systems, labels.shape[1])
     true_positives, sizes = summed.transpose(1, 0, 2, 3)
@@ -139,6 +146,7 @@ def compare(
     gold: np.ndarray,
     decisions: dict[str, np.ndarray],
     labels: Sequence[str],
+    sentences: np.ndarray,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -147,9 +155,10 @@ def compare(
     Args:
         gold: [lines, labels].
         decisions: of each system, boolean [lines, labels].
+        sentences: which each line is about, from 0; the bootstrap draws these.
     """
     names, stacked = list(decisions), np.stack(list(decisions.values()))
-    micro, per_label = bootstrap_f1(gold.astype(bool), stacked, resamples, seed)
+    micro, per_label = bootstrap_f1(gold.astype(bool), stacked, sentences, resamples, seed)
     macro = per_label.mean(-1)
     figures = {
         name: {
@@ -165,9 +174,9 @@ def compare(
         {"a": names[a], "b": names[b]} | paired_difference(micro[:, a], micro[:, b])
         for a, b in itertools.combinations(range(len(names)), 2)
     ]
-    lines = len(gold)
     return {
-        "lines": lines,
+        "lines": len(gold),
+        "sentences": int(sentences.max()) + 1,
         "resamples": resamples,
         "seed": seed,
         "systems": figures,
@@ -199,7 +208,7 @@ def select_weights(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return counts / ROUNDS
 
 
-def choose_weights(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def choose_weights(labels: np.ndarray, scores: np.ndarray, sentences: np.ndarray) -> np.ndarray:
     """`select_weights` on each four fifths of the lines, averaged.
 
     Logs what they are worth on the fifths left out.
@@ -212,8 +221,8 @@ def choose_weights(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         rule = utils.fit_threshold(labels, np.average(scores, axis=1, weights=weights))
         return lambda others: rule(np.average(others, axis=1, weights=weights))
 
-    tuned = utils.micro_f1(labels, cross_fitted_decisions(labels, scores, fit))
-    equal = utils.micro_f1(labels, cross_fitted_decisions(labels, scores.mean(1)))
+    tuned = utils.micro_f1(labels, cross_fitted_decisions(labels, scores, sentences, fit))
+    equal = utils.micro_f1(labels, cross_fitted_decisions(labels, scores.mean(1), sentences))
     utils.log.info(
         "cross-fitted micro-F1 on dev: %.4f with tuned weights, %.4f with equal ones", tuned, equal
     )

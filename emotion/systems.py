@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import utils
-from emotion import outputs
+from emotion import data, outputs
 from emotion import run as run_directory
 
 Rows = dict[str, list[utils.Row]]  # by split
@@ -149,7 +149,7 @@ def read_scored_file(files: Files, split: str, runs: dict[Path, dict[str, Any]])
             told = f"scored another {split} file than {file} (SHA-256)"
             raise utils.InputError(f"{path}: {told}; compare runs of the same lines")
     rows = utils.read_corpus(file)
-    utils.check_ids(rows, file)
+    data.check_ids(rows, file)
     return rows
 
 

@@ -291,8 +291,10 @@ def fit(
     if accelerator.log_with:  # only now, when no input can be wrong any more
         settings = {name: str(value) for name, value in vars(args).items()}
         accelerator.init_trackers(run.directory.name, config=settings)
+    if not run.writes_nothing:
+        trained = itertools.chain(*(group["params"] for group in task.parameters))
+        outputs.tell_of_disk(run.directory, sum(each.nbytes for each in trained))
     history = Training(run, accelerator, corpora, task, args.epochs, args.save_steps).train()
-    best = task.load_best(run.directory / "best")
-    score = functools.partial(task.score, best)
+    score = functools.partial(task.score, task.load_best(run.directory / "best"))
     ending.conclude(run, corpora, score, args.threshold, history)
     accelerator.end_training()

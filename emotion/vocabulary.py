@@ -25,12 +25,14 @@ def check_unknown(tokenizer: Any, rows: Sequence[Sequence[int]]) -> None:
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown == tokenizer.eos_token_id:  # of bytes, all of which it knows
         return
-    share = sum(list(ids).count(unknown) for ids in rows) / max(1, sum(map(len, rows)))
-    told = f"the tokenizer knows no word for {share:.1%} of the tokens of train"
+    special = set(tokenizer.all_special_ids) - {unknown}
+    tokens = [id for ids in rows for id in ids if id not in special]
+    share = tokens.count(unknown) / max(1, len(tokens))
+    told = f"{100 * share:.1f} % of the tokens of train are unknown to the tokenizer"
     if share > UNKNOWN_TO_REFUSE:
-        raise utils.InputError(f"{told}; it is not for this language, give another --model")
+        raise utils.InputError(f"{told}: it is not for such text; give another --model")
     if share > UNKNOWN_TO_WARN:
-        utils.log.warning("%s: much of the text is lost; another --model may read it", told)
+        utils.log.warning("warning: %s: much of the text is lost; try another --model", told)
     else:
         utils.log.info(told)
 

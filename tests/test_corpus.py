@@ -1,5 +1,6 @@
 """Reading, refusing, warning, labelling and normalising."""
 
+import itertools
 import json
 import logging
 import unicodedata
@@ -11,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import utils
+from emotion import data
 
 GOOD = make_row()
+CASES = utils.ROOT.parent / "shared" / "cases"
 
 
 def with_input(**changes):
@@ -123,7 +126,7 @@ def test_a_wrong_line_is_refused_by_file_line_and_field(tmp_path, line, told):
 def test_a_line_without_a_text_is_refused_in_a_file_to_predict(tmp_path, line, told):
     path = write_lines(tmp_path / "corpus.jsonl", GOOD, line)
     with pytest.raises(utils.InputError, match=told):
-        utils.summarise(path, EMOTIONS)
+        data.summarise(path, EMOTIONS)
 
 
 @pytest.mark.parametrize(("row", "told"), WARNED_OF.values(), ids=WARNED_OF)
@@ -133,7 +136,7 @@ def test_what_changes_nothing_is_warned_of_once(tmp_path, row, told, labelled, w
     if labelled:
         assert utils.read_corpus(path, labelled=True) == [GOOD, row, GOOD, row]
     else:
-        assert utils.summarise(path, EMOTIONS) == (4, True)
+        assert data.summarise(path, EMOTIONS) == (4, True)
     [warning] = warnings()
     assert warning.startswith(f"warning: {path}: line 2 first: ") and f"{told} (2)" in warning
     assert "\n" not in warning
@@ -155,15 +158,15 @@ def test_several_oddities_make_one_warning(tmp_path, warnings):
 def test_a_file_in_order_is_not_warned_of(tmp_path, warnings):
     path = write_lines(tmp_path / "corpus.jsonl", GOOD, make_row(target=None), "", " ", "")
     assert len(utils.read_corpus(path, labelled=True)) == 2
-    assert utils.summarise(path, EMOTIONS) == (2, True)
+    assert data.summarise(path, EMOTIONS) == (2, True)
     assert warnings() == []
 
 
 def test_windows_come_without_another_warning(tmp_path, warnings, monkeypatch):
-    monkeypatch.setattr(utils, "WINDOW", 2)
+    monkeypatch.setattr(data, "WINDOW", 2)
     rows = [with_target(begin=0), GOOD, GOOD]
     path = write_lines(tmp_path / "corpus.jsonl", *rows)
-    assert list(utils.windows(path)) == [rows[:2], rows[2:]]
+    assert list(data.windows(path)) == [rows[:2], rows[2:]]
     assert warnings() == []
 
 
@@ -175,7 +178,7 @@ def test_every_form_of_an_unlabelled_line_can_be_predicted(tmp_path, output, war
     row = make_row(labels=None) | ({} if output == "left out" else {"output": output})
     path = write_lines(tmp_path / "corpus.jsonl", row, row)
     assert not utils.has_labels(row)
-    assert utils.summarise(path, EMOTIONS) == (2, False)
+    assert data.summarise(path, EMOTIONS) == (2, False)
     assert warnings() == []
     with pytest.raises(utils.InputError, match="line 1: output: has no labels"):
         utils.read_corpus(path, labelled=True)
@@ -185,28 +188,32 @@ def test_labels_on_some_lines_alone_are_told_of_and_not_used(tmp_path, warnings)
     rows = [make_row("p", labels=None) | {"output": output} for output in UNLABELLED[1:]]
     for mixed in ([*rows, GOOD], [GOOD, *rows]):
         path = write_lines(tmp_path / "corpus.jsonl", *mixed)
-        assert utils.summarise(path, EMOTIONS) == (5, False)
+        assert data.summarise(path, EMOTIONS) == (5, False)
         [warning] = warnings()
         assert "1 of 5 lines have labels; none is used" in warning
 
 
-def test_a_file_labelled_with_other_labels_is_refused(tmp_path):
+def test_a_file_labelled_with_other_labels_is_refused_or_its_labels_are_not_used(
+    tmp_path, warnings
+):
     path = write_lines(tmp_path / "corpus.jsonl", GOOD, GOOD)
     with pytest.raises(
         utils.InputError, match=r"output: 'joy' is no label of this corpus; use good, bad"
     ):
-        utils.summarise(path, ["good", "bad"])
-    assert utils.summarise(path, EMOTIONS[::-1]) == (2, True)
+        data.summarise(path, ["good", "bad"])
+    assert data.summarise(path, ["good", "bad"], predicts=True) == (2, False)
+    assert "use good, bad; its labels are not used" in warnings()[-1]
+    assert data.summarise(path, EMOTIONS[::-1]) == (2, True)
 
 
 @pytest.mark.parametrize("case", ["label in lower case", "label a number", "label null"])
 def test_labels_that_say_neither_are_refused_where_they_would_be_measured_by(tmp_path, case):
     line, told = REFUSED_LABELS[case]
     with pytest.raises(utils.InputError, match=told):
-        utils.summarise(write_lines(tmp_path / "corpus.jsonl", GOOD, line), EMOTIONS)
+        data.summarise(write_lines(tmp_path / "corpus.jsonl", GOOD, line), EMOTIONS)
     unlabelled = make_row(labels=None)
     path = write_lines(tmp_path / "corpus.jsonl", GOOD, line, unlabelled)
-    assert utils.summarise(path, EMOTIONS) == (3, False)  # none is used
+    assert data.summarise(path, EMOTIONS) == (3, False)  # none is used
 
 
 def test_the_labels_of_a_corpus_are_those_of_its_first_row(tmp_path):
@@ -224,11 +231,11 @@ def test_the_labels_of_a_corpus_are_those_of_its_first_row(tmp_path):
 
 @pytest.mark.parametrize("id", [None, 7, " ", "a"], ids=["null", "number", "blank", "twice"])
 def test_ids_that_are_needed_have_to_be_there_and_differ(id):
-    utils.check_ids([make_row("a"), make_row("b")], "train.jsonl")
+    data.check_ids([make_row("a"), make_row("b")], "train.jsonl")
     rows = [make_row("a"), make_row("b"), make_row(id)]
     told = "'a' stands in row 1 too" if id == "a" else "is missing"
     with pytest.raises(utils.InputError, match=f"train.jsonl: row 3: id: {told}; "):
-        utils.check_ids(rows, "train.jsonl")
+        data.check_ids(rows, "train.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -280,7 +287,7 @@ def test_the_example_of_the_corpus_has_a_right_span():
 
 
 characters = st.characters(exclude_categories=("Cs",), exclude_characters="\0")
-texts = st.text(characters, min_size=1).filter(str.strip)
+texts = st.text(characters, min_size=1).filter(utils.normalise_text)
 labelled_texts = st.tuples(texts, st.lists(st.booleans(), min_size=8, max_size=8))
 
 
@@ -346,23 +353,95 @@ def test_any_object_is_read_or_refused(tmp_path_factory, row):
         ("Tom & Jerry & co", "Tom & Jerry & co"),
         ("&name1&", "&name1&"),  # nothing would be left
         ("급식 \0 최고 \ud800요", "급식 최고 요"),  # what no tokenizer takes
+        # what is not seen, and what looks like a blank
+        ("오\u200b늘\ufeff 급\u00ad식\u2060\ufe0f 최\u034f고\u200d", "오늘 급식 최고"),
+        ("오늘\u3164급식\u2800최고\uffa0\u3000!\u00a0", "오늘 급식 최고 !"),
+        ("오늘\x08 급식\x7f", "오늘 급식"),
+        ("\u200b\u3164\u2800\u00ad \u115f", ""),
+        # an emoji stays whole
+        *(
+            (text, text)
+            for text in ("최고 ❤\ufe0f", "👨\u200d👩\u200d👧", "1\ufe0f\u20e3위", "👍🏽", "🇰🇷")
+        ),
+        *(
+            (text, text)
+            for text in ("👁\ufe0f\u200d🗨\ufe0f", "🏴\U000e0067\U000e0062\U000e007f", "👩🏽\u200d💻")
+        ),
+        ("❤\u200d 최고\ufe0f", "❤ 최고"),
+        # Hangul letters of other blocks
+        ("\u110f\u110f\u110f\u110f", "ㅋㅋ"),
+        ("\uffbb\uffbb\uffbb \uffbe", "ㅋㅋ ㅎ"),
+        ("\u1172\u1172\u1172 \u115f\u1161", "ㅠㅠ ㅏ"),
+        ("\u11a8", "ㄱ"),
+        # between ampersands
+        *(
+            (text, text)
+            for text in ("삼성&kt&엘지", "엘지&kt&삼성 경기", "R&B&b", "A&b2&c", "AT&T&")
+        ),
+        *(
+            (f"오늘 &{name}& 최고", "오늘 최고")
+            for name in ("name", "name12", "account2", "others")
+        ),
+        *((f"오늘 &{name}& 최고", "오늘 최고") for name in ("company-name", "tel-num1", "phone3")),
     ],
 )
 def test_normalise_text(text, normalised):
     assert utils.normalise_text(text) == normalised
 
 
-noise = st.sampled_from(["&name1&", "&others&", "ㅋㅋㅋ", "!!!", "name1", "e\u0301"])
-noise |= st.sampled_from("ㅠ,& \u1100\u1161가\0\ud800\udc00")
+# Over all of Unicode
+
+every = st.characters(exclude_categories=()) | st.sampled_from("ㅠ,& \u1100\u1161가\0\ud800\udc00")
+every |= st.sampled_from(["&name1&", "&others&", "ㅋㅋㅋ", "!!!", "name1", "e\u0301"])
+every |= st.sampled_from("\u0958\ufb2c\U0001d160\u200d\ufe0f❤👩\u110f\uffbb\u3164\u20e31")
+unseen = st.sampled_from("\u200b\u2060\u00ad\ufeff\u034f\u180e\u2063\u17b4\U000e0100\x08")
+blanks = st.sampled_from("\u3164\uffa0\u2800\u3000\u00a0\u2003\t")
+seen = st.characters(categories=("L", "N", "P")).filter(utils.normalise_text)
 
 
-@given(st.lists(noise | st.text(max_size=3), max_size=12).map("".join))
-def test_normalise_text_is_stable_and_keeps_something(text):
+@given(st.lists(every, max_size=12).map("".join))
+def test_normalising_again_changes_nothing_and_it_never_lengthens(text):
     once = utils.normalise_text(text)
-    assert utils.normalise_text(once) == once
-    assert bool(once) == bool(text)
-    if once != utils.BROKEN.sub(" ", text):  # else nothing but names, and it stays
-        assert "  " not in once and once == once.strip() and unicodedata.is_normalized("NFC", once)
+    assert utils.normalise_text(once) == once and len(once) <= len(text)
+    assert "  " not in once and once == once.strip() and not utils.BROKEN.search(once)
+
+
+def test_each_character_of_unicode_has_one_spelling_that_is_no_longer():
+    for code in itertools.chain(range(0xD800), range(0xE000, 0x20000), range(0xE0000, 0xE0200)):
+        apart = unicodedata.normalize("NFD", chr(code))
+        once = utils.normalise_text(chr(code))
+        assert len(once) <= 1 and utils.normalise_text(once) == once, hex(code)
+        assert utils.normalise_text(apart) == once, hex(code)
+
+
+@given(st.lists(st.tuples(seen, st.none() | unseen), min_size=1, max_size=12))
+def test_what_is_not_seen_changes_nothing(pairs):
+    text = "".join(character for character, _ in pairs)
+    other = "".join(character + (hidden or "") for character, hidden in pairs)
+    assert utils.normalise_text(other) == utils.normalise_text(text)
+
+
+@given(st.lists(st.tuples(seen, blanks), min_size=1, max_size=12))
+def test_every_blank_is_one(pairs):
+    text, other = (
+        "".join(character + (blank or " ") for character, blank in each)
+        for each in ([(character, "") for character, _ in pairs], pairs)
+    )
+    assert utils.normalise_text(other) == utils.normalise_text(text)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside this repository")
+def test_the_cases_that_people_met():
+    for line in (CASES / "text.jsonl").read_text(encoding="utf-8").splitlines():
+        case = json.loads(line)
+        assert utils.normalise_text(case["form"]) == (case["reads_as"] or ""), case["name"]
+    assert len(utils.read_corpus(CASES / "accepted_with_a_warning.jsonl", labelled=True)) == 9
+    assert data.summarise(CASES / "to_predict.jsonl", EMOTIONS) == (5, False)
+
+
+def test_texts_are_read_as_they_are_where_that_is_asked_for():
+    row = {"input": {"form": " ㅋㅋㅋ\u200b \0최고", "target": {"form": "&name1& "}}}
+    assert utils.text_and_target(row, normalise=False) == (" ㅋㅋㅋ\u200b  최고", "&name1&")
 
 
 def test_a_target_that_would_be_emptied_stays_as_it_was():

@@ -52,7 +52,8 @@ def make_run(directory, files, scores, names=EMOTIONS):
     }
     with Run(args, "bert_plain.py") as run:
         run.note_files(files)
-        rule = ending.choose_threshold(run, names, gold["dev"], values["dev"], "auto")
+        each = np.arange(len(gold["dev"]))
+        rule = ending.choose_threshold(run, names, gold["dev"], values["dev"], each, "auto")
         scored = {split: [(rows[split], values[split])] for split in scores}
         run.write_scores(scored, gold, names, rule)
         run.finish()
@@ -164,7 +165,7 @@ def test_bootstrap_draws_lines_for_all_systems_alike():
     labels = rng.random((60, 8)) < 0.2
     decisions = rng.random((2, 60, 8)) < 0.3
     three = np.concatenate([decisions, decisions[:1]])
-    micro, per_label = statistics.bootstrap_f1(labels, three, 300, seed=5)
+    micro, per_label = statistics.bootstrap_f1(labels, three, np.arange(len(labels)), 300, seed=5)
     drawn = np.random.default_rng(5).integers(60, size=(statistics.RESAMPLES_AT_ONCE, 60))
     for row, lines in ((0, np.arange(60)), (1, drawn[0]), (250, drawn[249])):
         for system in (0, 1):
@@ -182,7 +183,9 @@ def test_p_value_is_one_for_equals_small_for_better_and_fair_for_chance():
     labels = rng.random((200, 8)) < 0.2
 
     def p_value(one, other):
-        micro, _ = statistics.bootstrap_f1(labels, np.stack([one, other]), 400, seed=3)
+        micro, _ = statistics.bootstrap_f1(
+            labels, np.stack([one, other]), np.arange(len(labels)), 400, seed=3
+        )
         return statistics.paired_difference(micro[:, 0], micro[:, 1])["p_value"]
 
     def wrong(share):

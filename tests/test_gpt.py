@@ -31,7 +31,7 @@ from transformers import (
 
 import gpt_train
 import utils
-from emotion import answer_model, answers, causal, checkpoint, memory, scoring
+from emotion import answer_model, answers, causal, checkpoint, data, memory, scoring
 from emotion.answer_model import AnswerModel
 from emotion.prompt import Prompt, attention_mask
 from emotion.prompt_words import PROMPTS, make_strings
@@ -735,7 +735,7 @@ def test_multilabel_english_and_windows(tmp_path, monkeypatch):
     assert settings["strings"]["answers"] == ["awe", "joy", "none"]  # in fewer tokens
     assert settings["strings"]["response"].endswith("Response:\n")
     assert read_json(run / "best" / "decision.json")["threshold"] == 0.3
-    monkeypatch.setattr(utils, "WINDOW", 7)
+    monkeypatch.setattr(data, "WINDOW", 7)
     where = ["--model-ckpt-path", run / "best", "--output-dir", again, "--precision", "fp32"]
     outcome = call("gpt_inference.py", *where, "--dev-file", file, "--batch-size", 3)
     assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr

@@ -196,7 +196,7 @@ def test_a_complete_run_says_so_and_stays_as_it_is(small, tmp_path):
         (["--train-file", "{other}"], "--train-file is not the file that the run began with"),
         (["--dev-file", "{other}"], "--dev-file is not the file"),
         (["--pooling", "mean"], "--pooling was cls, and is mean"),
-        (["--train-batch-size", 4], "--train-batch-size was 8, and is 4"),
+        (["--train-batch-size", 16], "--train-batch-size was 8, and is 16"),
         (["--precision", "bf16"], "computes in fp32, and --precision bf16 is bf16 here"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
@@ -234,11 +234,33 @@ def test_resume_refuses_a_run_of_another_script(small, tmp_path):
     assert_refused(call("bert_GRU.py", *arguments), "holds a run of bert_plain.py")
 
 
-def test_a_wrong_line_late_in_a_prediction_leaves_nothing(small, tmp_path):
-    long = write_rows(tmp_path / "test.jsonl", [make_row(form="급식 " * 600, target="급식 " * 600)])
-    best, good = small.undisturbed("bert_plain.py") / "best", small.corpus()[3]
+@pytest.mark.parametrize("script", ["bert_plain.py", "gpt_inference.py"])
+def test_a_long_target_is_predicted_and_leaves_nothing_where_it_is_trained_on(
+    script, small, tmp_path
+):
+    """A prediction refuses no official line; what is trained on is never changed."""
+    rows = [make_row(str(n), "급식 " * 600, "급식 " * 600) for n in range(2)]
+    long, trains = write_rows(tmp_path / "test.jsonl", rows), script.replace("inference", "train")
+    best, good = small.undisturbed(trains) / "best", small.corpus()[3]
     files = ["--dev-file", good, "--test-file", long, "--output-dir", tmp_path / "out"]
-    assert_refused(call("bert_plain.py", "--model-ckpt-path", best, *files), "shorten it")
+    outcome = call(script, "--model-ckpt-path", best, *files)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "warning: id '0': input.target.form: " in outcome.stdout
+    predicted = (tmp_path / "out" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["input"] for line in predicted] == [row["input"] for row in rows]
+    arguments = [*small.arguments(trains), "--dev-file", long, "--output-dir", tmp_path / "again"]
+    assert_refused(call(trains, *arguments), "input.target.form", "shorten it")
+    assert not (tmp_path / "again").exists()
+
+
+def test_what_is_refused_late_in_a_prediction_leaves_nothing(small, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise utils.InputError("test.jsonl: line 5: something; mend it")
+
+    monkeypatch.setattr(scoring, "score", refuse)
+    best, good = small.undisturbed("bert_plain.py") / "best", small.corpus()[3]
+    files = ["--dev-file", good, "--output-dir", tmp_path / "out"]
+    assert_refused(call("bert_plain.py", "--model-ckpt-path", best, *files), "mend it")
     assert not (tmp_path / "out").exists()
 
 
@@ -294,6 +316,39 @@ def test_resume_refuses_another_number_of_processes(small, tmp_path, monkeypatch
     with pytest.raises(utils.InputError, match="the number of processes was 1, and is 2"):
         Run(args, "one.py").__enter__()
     assert record["processes"] == 1
+
+
+def test_a_smaller_batch_goes_on_with_the_steps_as_they_were(small, tmp_path, monkeypatch):
+    """As is told where the memory is full."""
+    output = tmp_path / "out"
+    arguments = [*small.arguments("bert_plain.py"), "--output-dir", output]
+    step, parts, loss = training.Training.step, [], bert_plain.EncoderTask.loss
+
+    def fill_the_memory(self, batch):
+        if self.state.step == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        step(self, batch)
+
+    def count(self, model, batch):
+        parts.append(len(batch))
+        return loss(self, model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "step", fill_the_memory)
+        full = call("bert_plain.py", *arguments)
+    assert full.returncode == 1 and "--resume and a smaller --train-batch-size" in full.stderr
+    monkeypatch.setattr(bert_plain.EncoderTask, "loss", count)
+    outcome = call("bert_plain.py", *arguments, "--resume", "--train-batch-size", 3)
+    assert outcome.returncode == 0, outcome.stderr
+    assert max(parts) == 3 and len(parts) > 2
+    reference = small.undisturbed("bert_plain.py")
+    steps, expected = (
+        [each["step"] for each in json.loads((path / "run.json").read_text())["history"]]
+        for path in (output, reference)
+    )
+    assert steps == expected
+    record = json.loads((output / "run.json").read_text())
+    assert record["arguments"]["train_batch_size"] == 8
 
 
 def test_what_changes_no_weight_may_differ_on_resume(small, tmp_path, monkeypatch):
@@ -410,7 +465,7 @@ def parser():
     [
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
-            *(1, "error: the memory is full (CUDA out of memory); take smaller batches"),
+            *(1, "error: the memory is full (CUDA out of memory); go on with --resume "),
         ),
         (MemoryError(), 1, "error: the memory is full"),
         (

@@ -10,6 +10,7 @@ from sklearn.metrics import cohen_kappa_score
 from transformers import AutoTokenizer, BertTokenizer, RobertaModel
 
 import utils
+from emotion import data
 
 LINES = {"train": 600, "dev": 150, "test": 150}
 README = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
@@ -32,9 +33,9 @@ def grams(text, n=5):
 
 def test_the_files_are_in_order(corpus, caplog):
     for split in LINES:
-        utils.summarise(utils.SAMPLE / f"{split}.jsonl", EMOTIONS)
+        data.summarise(utils.SAMPLE / f"{split}.jsonl", EMOTIONS)
     assert not caplog.messages  # nothing to warn of
-    utils.check_ids([row for rows in corpus.values() for row in rows], "the sample")
+    data.check_ids([row for rows in corpus.values() for row in rows], "the sample")
 
 
 def test_the_test_file_is_that_with_labels_without_them(corpus):

@@ -441,7 +441,7 @@ def test_a_line_of_a_megabyte_is_cut_and_predicted(small, tmp_path):
 
 
 def test_a_file_is_predicted_window_by_window(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(utils, "WINDOW", 7)
+    monkeypatch.setattr(data, "WINDOW", 7)
     reference, output = small.undisturbed("bert_plain.py"), tmp_path / "out"
     arguments = ["--model-ckpt-path", reference / "best", *small.corpus()[2:4]]
     process = call("bert_plain.py", *arguments, "--precision", "fp32", "--output-dir", output)

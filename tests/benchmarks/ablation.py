@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 import utils
-from emotion import statistics, systems
+from emotion import data, statistics, systems
 
 SEEDS = (42, 43, 44)
 SETTINGS = ("--lr", "1e-4", "--head-lr", "1e-2", "--epochs", "2")
@@ -125,15 +125,17 @@ class Results:
     def __init__(self, corpus, directories):
         self.runs = {each: systems.read_run(path) for each, path in directories.items()}
         names = next(iter(self.runs.values()))["labels"]
-        self.labels = {
-            split: utils.encode_labels(utils.read_corpus(corpus / f"{split}.jsonl", True), names)
-            for split in ("dev", "test")
-        }
+        splits = ("dev", "test")
+        rows = {split: utils.read_corpus(corpus / f"{split}.jsonl", True) for split in splits}
+        self.labels = {split: utils.encode_labels(each, names) for split, each in rows.items()}
+        self.sentences = {split: data.sentences(each) for split, each in rows.items()}
 
     def decisions(self, name, seed, fit):
         """Cross-fitted decisions on dev, and those on test by the rule of all of dev."""
         scores = self.runs[name, seed]["scores"]
-        dev = statistics.cross_fitted_decisions(self.labels["dev"], scores["dev"], fit)
+        dev = statistics.cross_fitted_decisions(
+            self.labels["dev"], scores["dev"], self.sentences["dev"], fit
+        )
         return {"dev": dev, "test": fit(self.labels["dev"], scores["dev"])(scores["test"])}
 
     def f1(self, name, seeds, fit=utils.fit_threshold):
@@ -142,7 +144,9 @@ class Results:
         f1 = {}
         for split, labels in self.labels.items():
             decisions = np.stack([each[split] for each in of_seeds])
-            micro, _ = statistics.bootstrap_f1(labels.astype(bool), decisions, 10_000, 42)
+            micro, _ = statistics.bootstrap_f1(
+                labels.astype(bool), decisions, self.sentences[split], 10_000, 42
+            )
             f1[split] = micro.mean(1)
         return f1
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 import utils
-from emotion import cli, statistics, systems
+from emotion import cli, data, statistics, systems
 
 
 def table(named):
@@ -30,7 +30,10 @@ def table(named):
         return systems.in_order(run["ids"]["test"], run[what]["test"], rows)
 
     decisions = np.stack([of_test(run, "decisions") for run in runs])
-    micro, per_label = statistics.bootstrap_f1(labels.astype(bool), decisions, 10_000, 42)
+    sentences = data.sentences(rows)
+    micro, per_label = statistics.bootstrap_f1(
+        labels.astype(bool), decisions, sentences, 10_000, 42
+    )
     macro = per_label.mean(-1)
     baseline, column = statistics.majority_micro_f1(labels)
     support = labels.sum(0).max()
