@@ -63,7 +63,7 @@ class EncoderTask:
         from emotion.inputs import Inputs, encode
 
         self.args, self.gold, self.labels = args, corpora.gold, corpora.labels
-        loaded = encoder.load(args.model, corpora.labels, head)
+        loaded = encoder.load_to_train(args.model, corpora.labels, head)
         self.tokenizer, self.model, self.new_weights = loaded
         self.model.config.normalise_text = args.normalise == "on"  # is saved with it
         self.examples = {
@@ -156,20 +156,11 @@ def predict(args: argparse.Namespace, run: Run, architectures: tuple[str, ...]) 
     files = data.check_to_predict(args, run, found.labels)
     utils.log.info(checkpoint.describe_model(str(path)))
 
-    from emotion import encoder, scoring
-    from emotion.inputs import Inputs, encode
+    from emotion import inputs, scoring
 
     scoring.check_devices()
-    tokenizer, model, _ = encoder.load(path)
-    precision = scoring.resolve_precision(args.precision)
-    inputs = Inputs(model, tokenizer, precision)
-    model = model.to(inputs.device).eval()
-    run.note(device=str(inputs.device), precision=precision)
-
-    def score(rows: list[utils.Row], after_batch: scoring.AfterBatch) -> Any:
-        examples = encode(rows, tokenizer, model, predicts=True)
-        return inputs.score(model, examples, args.val_batch_size, after_batch)
-
+    score, facts = inputs.load_scorer(path, args.precision, args.val_batch_size)
+    run.note(**facts)
     ending.predict_files(run, found, files, score)
 
 

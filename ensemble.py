@@ -10,6 +10,7 @@ by the run that was not trained on it, and their test scores are averaged.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,6 +60,12 @@ def average(
         )
     told = [f"{weight:>6.3f}  {each.name}" for weight, each in zip(weights, members, strict=True)]
     utils.log.info("average of\n%s", "\n".join(told))
+    averaged = [
+        {"run": os.path.relpath(path, run.directory), "weight": weight / len(each.runs)}
+        for each, weight in zip(members, weights.tolist(), strict=True)
+        for path in each.runs
+    ]
+    run.note(members=averaged)  # for predict.py
     scores = {
         split: np.average(values, axis=1, weights=weights).round(6)
         for split, values in stacked.items()
@@ -72,7 +79,7 @@ def average(
     chunks = {split: [(corpora[split], values)] for split, values in scores.items()}
     run.write_scores(chunks, set(gold), labels, threshold)
     decisions = {split: utils.decide(values, threshold) for split, values in scores.items()}
-    return systems.System("the average", scores, decisions, [])
+    return systems.System("the average", args.runs, scores, decisions, [])
 
 
 def combine(args: argparse.Namespace, run: Run) -> None:

@@ -13,7 +13,6 @@ answer.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import utils
 from emotion import checkpoint, cli, data, ending
@@ -48,22 +47,11 @@ def predict(args: argparse.Namespace, run: Run) -> None:
     files = data.check_to_predict(args, run, found.labels)
     utils.log.info(checkpoint.describe_model(base))
 
-    from emotion import answer_model, causal, scoring
+    from emotion import causal, scoring
 
     scoring.check_devices()
-    precision, where = scoring.resolve_precision(args.precision), scoring.device()
-    model = causal.load_checkpoint(path, base, found, precision, where)
-    run.note(device=str(where), precision=precision)
-    utils.log.info(model.choose_way(model.prompt.shortest_and_longest()))
-    cache = model.run_prefix()
-    objective = found.settings["objective"]
-
-    def score(rows: list[utils.Row], after_batch: scoring.AfterBatch) -> Any:
-        asked = model.prompt.encode(rows, predicts=True)
-        return answer_model.score(
-            model, objective, asked, after_batch, args.batch_size, cache=cache
-        )
-
+    score, facts = causal.load_scorer(path, base, found, args.precision, args.batch_size)
+    run.note(**facts)
     ending.predict_files(run, found, files, score)
 
 

@@ -36,6 +36,8 @@ def argument_parser() -> cli.ArgumentParser:
     training.add_argument("--objective", choices=kinds, default="answer", help=told)
     told = "of the prompt and its answers; default: %(default)s"
     training.add_argument("--language", choices=("ko", "en"), default="ko", help=told)
+    told = "JSON, from labels to answers; default: the eight emotions' own, else the labels"
+    training.add_argument("--answers", metavar="FILE", type=Path, help=told)
     cli.count(training, "--batch-size", 16, "lines of a step, in each process")
     told = "lines scored at once; default: as many as fill 4,096 tokens, or the memory"
     cli.count(training, "--val-batch-size", None, told)
@@ -44,6 +46,8 @@ def argument_parser() -> cli.ArgumentParser:
     told = "print the memory that training needs and what the device has, and end"
     training.add_argument("--estimate", action="store_true", help=told)
     adapter = parser.add_argument_group("adapter")
+    told = "best/ of a run to go on with: its rank, alpha, dropout and layers are taken"
+    adapter.add_argument("--adapter", metavar="DIR", type=Path, help=told)
     cli.count(adapter, "--rank", 16, "of the adapter's matrices")
     cli.count(adapter, "--alpha", 32, "what the adapter's output is scaled by, times the rank")
     share = cli.number(float, 0, 0.99)
@@ -64,7 +68,7 @@ class AnswerTask:
 
         from emotion import causal, memory, scoring, vocabulary
         from emotion.prompt import Prompt
-        from emotion.prompt_words import make_strings
+        from emotion.prompt_words import make_strings, read_answers
 
         self.args, self.corpora, self.accelerator = args, corpora, accelerator
         self.precision = scoring.resolve_precision(args.precision)
@@ -72,9 +76,9 @@ class AnswerTask:
         self.need = memory.estimate(args.model, adapter, args.max_length, self.precision)
         with checkpoint.loading(args.model):
             tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
-        words = make_strings(args.language, corpora.labels, tokenizer)
-        given = words, tokenizer, args.max_length, self.need.vocabulary
-        self.prompt = Prompt(*given, normalises=args.normalise == "on")
+        own = args.language, corpora.labels, tokenizer, read_answers(args.answers, corpora.labels)
+        size, normalises = self.need.vocabulary, args.normalise == "on"
+        self.prompt = Prompt(make_strings(*own), tokenizer, args.max_length, size, normalises)
         self.suffixes = {s: self.prompt.encode(r, s == "test") for s, r in corpora.rows.items()}
         vocabulary.check_unknown(tokenizer, self.suffixes["train"])
         self.lines_at_once = getattr(args, "lines_at_once", args.batch_size)
@@ -89,14 +93,11 @@ class AnswerTask:
 
     def load(self) -> None:
         """Load the model in 4 bits, put adapters on it, and find out how it can be asked."""
-        import peft
-
         from emotion import causal
         from emotion.answer_model import AnswerModel
 
         base = causal.load_base(self.args.model, self.precision, self.accelerator.device)
-        adapted = peft.get_peft_model(base, causal.lora_config(self.args, base))
-        self.model = AnswerModel(adapted, self.prompt, self.precision)
+        self.model = AnswerModel(causal.adapt(self.args, base), self.prompt, self.precision)
         lines = sorted(itertools.chain(*self.suffixes.values()), key=len)
         utils.log.info(self.model.choose_way([lines[0], lines[-1]]))
         self.model.try_step([lines[0], lines[-1]])
@@ -121,7 +122,6 @@ class AnswerTask:
             f"{args.epochs} epochs in steps of {len(self.batches(0)[0])} lines; "
             f"learning rate {args.lr:g}; objective {args.objective}; {self.precision}\n"
             f"tokens of answers: {', '.join(f'{a.strip()} {len(ids)}' for a, ids in counts)}\n"
-            "first example, its answers between « and »:\n"
             + prompt.example(self.suffixes["train"][0], self.corpora.gold["train"][0])
         )
 
@@ -162,7 +162,7 @@ class AnswerTask:
         """The model with the adapter of a checkpoint, to predict with."""
         from emotion import causal
 
-        causal.load_adapters(self.model, path)
+        causal.load_adapters(self.model.model, path)
         return self.model.eval()
 
 

@@ -1,33 +1,51 @@
 """Turn a public corpus, or a table, into the format of this repository.
 
-    python data/convert.py kote SOURCE OUT    a clone of searle-j/KOTE (Korean comments, MIT) to
-                                              train, dev and test.jsonl in the directory OUT
-    python data/convert.py xed SOURCE OUT     a clone of Helsinki-NLP/XED (English subtitles,
-                                              CC BY 4.0), likewise
+    python data/convert.py CORPUS SOURCE OUT  a corpus as it is published, in the directory SOURCE,
+                                              to train, dev and test.jsonl in the directory OUT
     python data/convert.py table FILE.csv OUT.jsonl --text COLUMN --labels COLUMN [COLUMN ...]
                                               a spreadsheet's export (.csv, or .tsv): each label a
                                               column of 1 and 0; or --labels COLUMN --separator ,
                                               one column of the names of labels
 
-KOTE keeps its own splits, its 44 labels folded to eight. XED is one file, split here by a fixed
-seed: 1,500 lines to test, 1,000 to dev, the rest to train, and all lines of one sentence to the
-same split.
+    CORPUS         SOURCE
+    kote           a clone of searle-j/KOTE (Korean comments, MIT); 44 labels folded to eight
+    kote44         the same, with its 44 labels
+    xed            a clone of Helsinki-NLP/XED (English subtitles, CC BY 4.0)
+    goemotions     data/original of monologg/GoEmotions-pytorch, or goemotions/data of
+                   google-research (English Reddit comments, 28 labels, Apache-2.0)
+    goemotions-ko  data of monologg/GoEmotions-Korean (the same, translated by machine, Apache-2.0)
+    mams           data/MAMS-ATSA/raw of siat-nlp/MAMS-for-ABSA (English restaurant reviews;
+                   positive, negative or neutral towards each of several targets, Apache-2.0)
+
+Splits stay as they are published. XED is one file, split here by a fixed seed: 1,500 lines to test,
+1,000 to dev, the rest to train, and all lines of one sentence to the same split.
 """
 
 import csv
+import functools
+import itertools
 import json
 import logging
 import random
 import sys
 from pathlib import Path
+from xml.parsers import expat
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils
 from emotion import cli, outputs, tables
 
 KOTE_FILES = {"train": "train.tsv", "dev": "val.tsv", "test": "test.tsv"}
-KOTE_LABELS = 44
-KOTE_FOLDING = {  # numbers in the order that KOTE publishes its labels in; the others are dropped
+KOTE_NAMES = (  # in the order that KOTE publishes its labels in, numbered from 0
+    "불평/불만 환영/호의 감동/감탄 지긋지긋 고마움 슬픔 화남/분노 존경 기대감 우쭐댐/무시함 "
+    "안타까움/실망 비장함 의심/불신 뿌듯함 편안/쾌적 신기함/관심 아껴주는 부끄러움 공포/무서움 "
+    "절망 한심함 역겨움/징그러움 짜증 어이없음 없음 패배/자기혐오 귀찮음 힘듦/지침 즐거움/신남 "
+    "깨달음 죄책감 증오/혐오 흐뭇함(귀여움/예쁨) 당황/난처 경악 부담/안_내킴 서러움 재미없음 "
+    "불쌍함/연민 놀람 행복 불안/걱정 기쁨 안심/신뢰"
+)
+KOTE_LABELS = KOTE_NAMES.split()
+KOTE_ALONE = {name: (number,) for number, name in enumerate(KOTE_LABELS)}
+KOTE_FOLDING = {  # the others are dropped
     "joy": (28, 40, 42),  # 즐거움/신남, 행복, 기쁨
     "anticipation": (8,),  # 기대감
     "trust": (7, 43),  # 존경, 안심/신뢰
@@ -43,50 +61,102 @@ XED_ORDER = sorted(EMOTIONS)  # numbered from 1
 XED_FOLDING = {name: (number,) for number, name in enumerate(XED_ORDER, start=1)}
 XED_SIZES = {"test": 1500, "dev": 1000}
 SEED = 42
-
-
+GOEMOTIONS_FILES = {split: f"{split}.tsv" for split in ("train", "dev", "test")}
+GOEMOTIONS_LABELS = (
+    "labels.txt",
+    "label.txt",
+    "emotions.txt",
+)  # as each of its publishers calls it
+MAMS_FILES = {"train": "train.xml", "dev": "val.xml", "test": "test.xml"}
+POLARITIES = ("positive", "negative", "neutral")
 YES, NO = {"1", "true", "yes", "y", "o"}, {"0", "false", "no", "n", "x", ""}  # in a table
 
 
 def read_tsv(path, columns, numbers, quoting):
-    """Yield (line number, fields) with the last field a set of label numbers.
+    """Yield (line number, fields by column) with those of "labels" a set of label numbers.
 
     Args:
+        columns: their names, in their order; one is "labels".
         numbers: the range that the label numbers are of.
         quoting: of the csv module: whether quotes stand around a text, or belong to it.
 
     Raises:
         utils.InputError: at the first line that is not of this form.
     """
+    mend = "give the corpus as it is published"
     try:
         lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
         table = csv.reader([f"{line}\n" for line in lines], delimiter="\t", quoting=quoting)
+        records = [(table.line_num, record or [""]) for record in table]
     except (OSError, UnicodeDecodeError) as error:
-        told = f"cannot be read as UTF-8 ({error}); give a clone of the corpus"
-        raise utils.InputError(f"{path}: {told}") from None
-    for record in table:
-        number = table.line_num
-        *fields, labels = record or [""]
+        raise utils.InputError(f"{path}: cannot be read as UTF-8 ({error}); {mend}") from None
+    except csv.Error as error:
+        raise utils.InputError(f"{path}: line {table.line_num}: {error}; {mend}") from None
+    for number, record in records:
+        fields = dict(zip(columns, map(str.strip, record), strict=False))
         try:
-            labels = {int(label) for label in labels.split(",")}
+            labels = {int(label) for label in fields.get("labels", "").split(",")}
         except ValueError:
-            labels = None
-        fits = len(fields) == columns - 1 and all(map(str.strip, fields))
-        if not fits or labels is None or not labels <= set(numbers):
-            last = f"numbers from {numbers[0]} to {numbers[-1]} parted by commas"
-            told = f"is not {columns} columns parted by tabs, the last of {last}"
-            mend = "give a clone of the corpus"
+            labels = set()
+        fits = len(record) == len(columns) and all(fields.values())
+        if not fits or not labels or not labels <= set(numbers):
+            told = f"is not {len(columns)} columns parted by tabs ({', '.join(columns)}), "
+            told += f"labels as numbers from {numbers[0]} to {numbers[-1]} parted by commas"
             raise utils.InputError(f"{path}: line {number}: {told}; {mend}")
-        yield number, [field.strip() for field in fields], labels
+        yield number, fields | {"labels": labels}
 
 
-def make_row(id, text, present, labels=EMOTIONS, target=None):
+def read_names(directory):
+    """The names of the labels of GoEmotions, in the order of their numbers.
+
+    Raises:
+        utils.InputError: there is no list, or one that leaves it open which number a name has.
+    """
+    path = next(filter(Path.is_file, (directory / name for name in GOEMOTIONS_LABELS)), None)
+    if not path:
+        told = f"has no list of labels ({', '.join(GOEMOTIONS_LABELS)})"
+        raise utils.InputError(f"{directory}: {told}; put one there")
+    names = [line.strip() for line in tables.read_text(path).rstrip().splitlines()]
+    for number, name in enumerate(names or [""], start=1):
+        if not name or name in names[: number - 1]:
+            told = "is blank, or a name that stood before"
+            raise utils.InputError(f"{path}: line {number}: {told}; write a label on each line")
+    return names
+
+
+def read_tags(path):
+    """The tags of an XML file in order: (line number, name, attributes, the text behind it).
+
+    Raises:
+        utils.InputError: it cannot be read, or is not XML.
+    """
+    tags, parser, mend = [], expat.ParserCreate(), "give the corpus as it is published"
+
+    def note(name, attributes=None):
+        tags.append((parser.CurrentLineNumber, name, attributes, []))
+
+    parser.StartElementHandler = note
+    parser.EndElementHandler = lambda name: note(f"/{name}")
+    parser.CharacterDataHandler = lambda text: tags[-1][-1].append(text)
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except OSError as error:
+        raise utils.InputError(f"{path}: cannot be read ({error.strerror}); {mend}") from None
+    except (expat.ExpatError, LookupError, ValueError) as error:
+        told = f"line {parser.ErrorLineNumber}: is not XML ({error})"
+        raise utils.InputError(f"{path}: {told}; {mend}") from None
+    return [(*tag, "".join(texts)) for *tag, texts in tags]
+
+
+def make_row(id, text, present, labels=EMOTIONS, target=None, begin=None):
     """A row of this repository's format.
 
     Args:
         present: those of `labels` that the text shows.
+        begin: where the target stands; by default, where it stands first.
     """
-    begin = text.find(target) if target else -1
+    if begin is None:
+        begin = text.find(target) if target else -1
     span = {"begin": begin, "end": begin + len(target)} if begin >= 0 else {}
     place = {"form": target or None, "begin": None, "end": None} | span
     output = utils.decode_labels([name in present for name in labels], labels)
@@ -98,27 +168,93 @@ def fold(numbers, folding):
     return {name for name, each in folding.items() if numbers & set(each)}
 
 
-def convert_kote(source):
-    """Rows by split, of the splits that are there."""
-    splits = {}
-    for split, name in KOTE_FILES.items():
-        if not (source / name).is_file():
+def kote_rows(path, split, folding=KOTE_FOLDING):
+    """Yield the rows of a split of KOTE."""
+    columns, numbers = ("id", "text", "labels"), range(len(KOTE_LABELS))
+    for _, fields in read_tsv(path, columns, numbers, csv.QUOTE_MINIMAL):
+        present = fold(fields["labels"], folding)
+        yield make_row(f"kote-{fields['id']}", fields["text"], present, tuple(folding))
+
+
+def goemotions_rows(path, split, name, columns, quoting):
+    """Yield the rows of a split of GoEmotions, with its own ids where it has any."""
+    names = read_names(path.parent)
+    for number, fields in read_tsv(path, columns, range(len(names)), quoting):
+        id = f"{name}-{split}-{fields.get('id') or f'{number:05}'}"
+        yield make_row(id, fields["text"], {names[each] for each in fields["labels"]}, names)
+
+
+def wrong_in_target(text, given):
+    """What is wrong with the attributes of a target of MAMS in its sentence, or None."""
+    if missing := {"term", "polarity", "from", "to"} - given.keys():
+        return f"has no {' and no '.join(sorted(missing))}"
+    if given["polarity"] not in POLARITIES:
+        return f"polarity is {given['polarity']!r}, none of {', '.join(POLARITIES)}"
+    term, begin = given["term"], given["from"]
+    is_number = begin.isdecimal() and given["to"] == str(int(begin) + len(term))
+    if not term.strip() or not is_number or not text.startswith(term, int(begin)):
+        return f"from {begin!r} to {given['to']!r} is not where the text has {term!r}"
+    return None
+
+
+def mams_rows(path, split):
+    """Yield the rows of a split of MAMS, one for each target of a sentence.
+
+    Raises:
+        utils.InputError: a target does not fit its sentence, or a sentence has none.
+    """
+    sentence, targets, text = 0, 0, ""
+    for line, tag, given, behind in read_tags(path):
+        wrong = None
+        if tag == "sentence":
+            sentence, targets, text = sentence + 1, 0, ""
+        elif tag == "text":
+            text = behind
+        elif tag == "aspectTerm":
+            targets += 1
+            wrong = wrong_in_target(text, given) if sentence else "aspectTerm outside a sentence"
+        elif tag == "/sentence" and not targets:
+            wrong = "a sentence without aspectTerm"
+        if wrong:
+            mend = "mend it, or give MAMS-ATSA as it is published"
+            raise utils.InputError(f"{path}: line {line}: {wrong}; {mend}")
+        if tag == "aspectTerm":
+            id, begin = f"mams-{split}-{sentence:04}-{targets}", int(given["from"])
+            yield make_row(id, text, {given["polarity"]}, POLARITIES, given["term"], begin)
+
+
+def convert_splits(source, files, origin, rows_of):
+    """Rows by split, of the splits that are there; an id that stood before gets a number.
+
+    Args:
+        files: the name of each split's file.
+        origin: what to give for `source`.
+        rows_of: a function from the path and the name of a split to its rows.
+    """
+    splits, seen = {}, set()
+    for split, name in files.items():
+        if (source / name).is_file():
+            splits[split] = list(rows_of(source / name, split))
+            if not splits[split]:
+                raise utils.InputError(f"{source / name}: has no line; give {origin}")
+        else:
             print(f"{source / name}: is not there, so {split}.jsonl is not written")
-            continue
-        splits[split] = [
-            make_row(f"kote-{id}", text, fold(labels, KOTE_FOLDING))
-            for _, (id, text), labels in read_tsv(
-                source / name, 3, range(KOTE_LABELS), csv.QUOTE_MINIMAL
-            )
-        ]
+    if not splits:
+        raise utils.InputError(f"{source}: has none of {', '.join(files.values())}; give {origin}")
+    for row in itertools.chain(*splits.values()):
+        ids = itertools.chain([row["id"]], (f"{row['id']}-{n}" for n in itertools.count(2)))
+        row["id"] = next(id for id in ids if id not in seen)
+        seen.add(row["id"])
     return splits
 
 
 def convert_xed(source):
     """Rows by split."""
     by_sentence = {}
-    for number, (text,), labels in read_tsv(source / XED_FILE, 2, range(1, 9), csv.QUOTE_NONE):
-        row = make_row(f"xed-en-{number:05}", text, fold(labels, XED_FOLDING))
+    columns, numbers = ("text", "labels"), range(1, 9)
+    for number, fields in read_tsv(source / XED_FILE, columns, numbers, csv.QUOTE_NONE):
+        text, present = fields["text"], fold(fields["labels"], XED_FOLDING)
+        row = make_row(f"xed-en-{number:05}", text, present)
         by_sentence.setdefault(text, []).append(row)
     sentences = sorted(by_sentence)
     random.Random(SEED).shuffle(sentences)
@@ -192,10 +328,40 @@ def write(splits, out):
         print(f"{out / f'{split}.jsonl'}: {len(rows)} lines")
 
 
+def converter(files, origin, rows_of, **settings):
+    """A function from the directory of a corpus to its rows by split."""
+    rows_of = functools.partial(rows_of, **settings)
+    return functools.partial(convert_splits, files=files, origin=origin, rows_of=rows_of)
+
+
+CONVERTERS = {
+    "kote": converter(KOTE_FILES, "a clone of searle-j/KOTE", kote_rows),
+    "kote44": converter(KOTE_FILES, "a clone of searle-j/KOTE", kote_rows, folding=KOTE_ALONE),
+    "xed": convert_xed,
+    "goemotions": converter(
+        GOEMOTIONS_FILES,
+        "data/original of monologg/GoEmotions-pytorch",
+        goemotions_rows,
+        name="goemotions",
+        columns=("text", "labels", "id"),
+        quoting=csv.QUOTE_MINIMAL,
+    ),
+    "goemotions-ko": converter(
+        GOEMOTIONS_FILES,
+        "data of monologg/GoEmotions-Korean",
+        goemotions_rows,
+        name="goemotions-ko",
+        columns=("text", "labels"),
+        quoting=csv.QUOTE_NONE,  # the translation broke them
+    ),
+    "mams": converter(MAMS_FILES, "data/MAMS-ATSA/raw of siat-nlp/MAMS-for-ABSA", mams_rows),
+}
+
+
 def main(argv=None):
     """Convert."""
     parser = cli.ArgumentParser("convert.py", __doc__)
-    parser.add_argument("corpus", choices=("kote", "xed", "table"))
+    parser.add_argument("corpus", choices=(*CONVERTERS, "table"))
     parser.add_argument("source", type=Path, metavar="SOURCE")
     parser.add_argument("out", type=Path, metavar="OUT")
     of_table = parser.add_argument_group("of a table")
@@ -211,12 +377,7 @@ def main(argv=None):
             if not args.text or not args.labels:
                 raise utils.InputError("table: give --text COLUMN and --labels COLUMN ...")
             return write_file(convert_table(args), args.out)
-        splits = {"kote": convert_kote, "xed": convert_xed}[args.corpus](args.source)
-        if not splits:
-            files = ", ".join(KOTE_FILES.values())
-            mend = "give a clone of searle-j/KOTE"
-            raise utils.InputError(f"{args.source}: has none of {files}; {mend}")
-        write(splits, args.out)
+        write(CONVERTERS[args.corpus](args.source), args.out)
     except utils.InputError as error:
         parser.error(str(error))
     except utils.RunError as error:

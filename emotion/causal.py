@@ -7,9 +7,11 @@ compute type of the 4-bit layers, the answers' head in float32.
 
 import argparse
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import torch
 from accelerate import Accelerator
@@ -19,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.pytorch_utils import Conv1D
 
 import utils
-from emotion import scoring
+from emotion import answer_model, process, scoring
 from emotion.answer_model import AnswerModel
 from emotion.answers import text_decoder
 from emotion.checkpoint import Checkpoint, loading
@@ -94,9 +96,16 @@ def float32_logits(head: Any, hidden: torch.Tensor) -> torch.Tensor:
 def lora_config(args: argparse.Namespace, model: Any) -> Any:
     """The adapter that `args` describe, for a model: of its text decoder alone, and not its head.
 
+    With `--adapter` as that is.
+
     Raises:
         utils.InputError: which layers to adapt is neither told nor known.
     """
+    if args.adapter:
+        with loading(args.adapter):
+            config = peft.PeftConfig.from_pretrained(str(args.adapter))
+        config.inference_mode = False
+        return config
     inside, head = set(text_decoder(model).modules()), model.get_output_embeddings()
     linears: dict[str, str] = {}  # of the decoder: from a name to its last part
     outside: set[str] = set()
@@ -132,16 +141,39 @@ def checkpoint_adapters_alone(accelerator: Accelerator) -> None:
             adapted.save_pretrained(path, save_embedding_layers=False)
 
     def load(models: list[Any], path: str) -> None:
-        load_adapters(accelerator.unwrap_model(models.pop()), path)  # accelerate is to load none
+        load_adapters(
+            accelerator.unwrap_model(models.pop()).model, path
+        )  # accelerate is to load none
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
 
 
-def load_adapters(model: AnswerModel, path: Path | str) -> None:
-    """Read the adapters of a directory that peft wrote into a model that has such."""
-    found = peft.load_peft_weights(str(path), device="cpu")
-    peft.set_peft_model_state_dict(model.model, found)
+def load_adapters(model: Any, path: Path | str) -> None:
+    """Read the adapters of a directory that peft wrote into a model that has such.
+
+    Raises:
+        utils.InputError: they do not fit.
+    """
+    with loading(path):
+        found = peft.load_peft_weights(str(path), device="cpu")
+        strange = peft.set_peft_model_state_dict(model, found).unexpected_keys
+        if strange:
+            raise utils.InputError(
+                f"{path}: is of another model (it has {strange[0]}); give another"
+            )
+
+
+def adapt(args: argparse.Namespace, model: Any) -> Any:
+    """Put the adapters that `args` describe on a model, with the weights of `--adapter`.
+
+    Raises:
+        utils.InputError: as `lora_config` and `load_adapters`.
+    """
+    adapted = peft.get_peft_model(model, lora_config(args, model))
+    if args.adapter:
+        load_adapters(adapted, args.adapter)
+    return adapted
 
 
 def load_checkpoint(
@@ -168,3 +200,29 @@ def load_checkpoint(
     with loading(directory):
         model = peft.PeftModel.from_pretrained(model, directory)
     return AnswerModel(model, prompt, precision).eval()
+
+
+def load_scorer(
+    path: Path, base: str, found: Checkpoint, precision: str, lines: int | None
+) -> tuple[process.ScoreRows, dict[str, str]]:
+    """What scores rows with a checkpoint of gpt_train.py, and the facts that a run notes of it.
+
+    Args:
+        precision: as of `--precision`.
+        lines: of a batch; None: as many as fill `scoring.TOKENS` tokens.
+
+    Raises:
+        utils.InputError: as `load_checkpoint`.
+    """
+    precision, where = scoring.resolve_precision(precision), scoring.device()
+    model = load_checkpoint(path, base, found, precision, where)
+    utils.log.info(model.choose_way(model.prompt.shortest_and_longest()))
+    cache = model.run_prefix()
+
+    def score(rows: Sequence[utils.Row], after_batch: scoring.AfterBatch) -> np.ndarray:
+        asked = model.prompt.encode(rows, predicts=True)
+        return answer_model.score(
+            model, found.settings["objective"], asked, after_batch, lines, cache=cache
+        )
+
+    return score, {"device": str(where), "precision": precision}

@@ -92,6 +92,9 @@ def resolve_threshold(path: Path, labels: Sequence[str], threshold: str | float)
     if isinstance(threshold, float):
         return threshold
     decision = outputs.read_json(path / "decision.json")
+    config = outputs.read_json(path / "config.json") or {}
+    if decision is None and "threshold" in config:
+        decision = {"threshold": config["threshold"], "labels": list(labels)}
     file, mend = path / "decision.json", "give a decision rule, as --threshold 0.5"
     try:
         found, known = decision["threshold"], list(decision["labels"])

@@ -63,16 +63,22 @@ def count(group: Any, flag: str, default: int | None, told: str, low: int = 1) -
     group.add_argument(flag, metavar="N", type=number(int, low), default=default, help=told)
 
 
+def add_threshold(group: Any) -> None:
+    """Declare `--threshold`."""
+    told = "a label is present from this probability on; auto: tuned on dev, saved with the run"
+    group.add_argument("--threshold", metavar="auto|T", type=threshold, default="auto", help=told)
+
+
+def add_precision(group: Any) -> None:
+    """Declare `--precision`."""
+    told = "auto: bf16 where the hardware computes in it, fp16 on older GPUs, else fp32"
+    group.add_argument("--precision", choices=PRECISIONS, default="auto", help=told)
+
+
 def add_run_arguments(parser: argparse.ArgumentParser, script: str) -> Any:
     """Declare what every script has: `--threshold`, `--output-dir`; return their group."""
     group = parser.add_argument_group("decision rule and output")
-    group.add_argument(
-        "--threshold",
-        metavar="auto|T",
-        type=threshold,
-        default="auto",
-        help="a label is present from this probability on; auto: tuned on dev, saved with the run",
-    )
+    add_threshold(group)
     default = Path("outputs", script)
     told = "no run is overwritten; default: %(default)s"
     group.add_argument("--output-dir", metavar="DIR", type=Path, default=default, help=told)
@@ -88,8 +94,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, script: str) -> tuple[A
     told = "take corpus and model from data/sample/; offline, on a CPU"
     files.add_argument("--sample", action="store_true", help=told)
     model = parser.add_argument_group("model")
-    told = "auto: bf16 where the hardware computes in it, fp16 on older GPUs, else fp32"
-    model.add_argument("--precision", choices=PRECISIONS, default="auto", help=told)
+    add_precision(model)
     add_run_arguments(parser, script)
     return files, model
 

@@ -20,6 +20,10 @@ import utils
 from emotion.checkpoint import loading
 from emotion.modeling import HEADS
 
+OURS = {each.__name__: each for each in HEADS.values()}
+for each in OURS.values():
+    each.register_for_auto_class("AutoModelForSequenceClassification")  # checkpoints carry the code
+
 
 def quiet_loading() -> None:
     """No bar while weights are read from the disk; those of a download stay."""
@@ -30,58 +34,97 @@ def quiet_loading() -> None:
     enable_progress_bars()
 
 
-def load(
-    path: Path | str, labels: Sequence[str] | None = None, head: str = "cls"
-) -> tuple[Any, Any, set[str]]:
-    """The tokenizer and the encoder of a checkpoint, or of a pretrained model under a new head.
+def load(path: Path | str) -> tuple[Any, Any]:
+    """The tokenizer and the model of a checkpoint.
+
+    Raises:
+        utils.InputError: it cannot be loaded.
+    """
+    quiet_loading()
+    with loading(path):
+        config = load_config(path)
+        found = OURS.get(config.architectures[0], AutoModelForSequenceClassification)
+        return load_tokenizer(path, config), from_pretrained(found, path, config)[0]
+
+
+def load_to_train(path: Path | str, labels: Sequence[str], head: str) -> tuple[Any, Any, set[str]]:
+    """The tokenizer of a pretrained model or of a checkpoint, and its encoder under a head.
+
+    The head of a checkpoint is kept where it has the same labels and is of the same kind.
 
     Args:
-        labels: to put a new head for these on a pretrained model; None for a checkpoint, which
-            says itself what it is.
         head: a key of `modeling.HEADS`; for "cls" the class that transformers has is taken, where
             that reads the first token.
 
     Returns:
-        (tokenizer, model, new_weights): the names of parameters that the pretrained model lacks.
+        (tokenizer, model, new_weights): the names of parameters that are not read from the path.
 
     Raises:
         utils.InputError: the model cannot be loaded, is no encoder, or lacks more than a head.
     """
     quiet_loading()
-    settings: dict[str, Any] = {}
-    if labels is not None:
-        ids = {name: index for index, name in enumerate(labels)}
-        settings = {"id2label": dict(enumerate(labels)), "label2id": ids}
-        settings |= {"problem_type": "multi_label_classification"}
+    ids = {name: index for index, name in enumerate(labels)}
+    settings: dict[str, Any] = {"id2label": dict(enumerate(labels)), "label2id": ids}
+    settings |= {"problem_type": "multi_label_classification"}
     with loading(path):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **settings)
-        if config.is_encoder_decoder:
-            told = f"is an encoder with a decoder ({config.model_type}); give an encoder alone"
-            raise utils.InputError(f"{path}: {told}")
-        if getattr(config, "attention_type", "") == "block_sparse":  # else the first batch decides
-            config.attention_type = "original_full"
-        config.get_text_config().use_cache = False
+        before, config = load_config(path), load_config(path, **settings)
+        for name in ("auto_map", "threshold"):  # of the training before
+            vars(config).pop(name, None)
         tokenizer = load_tokenizer(path, config)
-        if labels is None:
-            ours = {each.__name__: each for each in HEADS.values()}
-            return tokenizer, *from_pretrained(
-                ours.get(config.architectures[0], AutoModelForSequenceClassification), path, config
-            )
-        if head == "cls" and type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-            found = from_pretrained(AutoModelForSequenceClassification, path, config)
+        architecture = (before.architectures or [""])[0]
+        is_checkpoint = architecture.endswith("ForSequenceClassification") or architecture in OURS
+        keeps_head = is_checkpoint and list(before.id2label.values()) == list(labels)
+        by_itself = head == "cls" and type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+        if keeps_head and OURS.get(architecture) is HEADS[head]:
+            return tokenizer, *from_pretrained(HEADS[head], path, config)
+        if by_itself and architecture not in OURS and (keeps_head or not is_checkpoint):
+            found = from_pretrained(AutoModelForSequenceClassification, path, config, whole=False)
             if reads_first_token(found[0], tokenizer):
                 return tokenizer, *found
-        encoder, _ = from_pretrained(AutoModel, path, config)
+        if architecture in OURS:
+            encoder = from_pretrained(OURS[architecture], path, before)[0].encoder
+        else:
+            encoder = from_pretrained(AutoModel, path, config, whole=False)[0]
+    if by_itself and is_checkpoint:
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+        model.base_model.load_state_dict(encoder.state_dict(), strict=False)
+        if reads_first_token(model, tokenizer):
+            return tokenizer, model, outside(model, f"{model.base_model_prefix}.")
     model = HEADS[head](config)
     if hasattr(encoder, "pooler"):
         encoder.pooler = nn.Identity()
     model.encoder = encoder
-    names = [name for name, _ in model.named_parameters()]
-    return tokenizer, model, {name for name in names if not name.startswith("encoder.")}
+    return tokenizer, model, outside(model, "encoder.")
 
 
-def from_pretrained(model_class: Any, path: Path | str, config: Any) -> tuple[Any, set[str]]:
-    """A model in float32, and the names of its parameters that the file lacks: none but a head's.
+def outside(model: Any, prefix: str) -> set[str]:
+    """The names of a model's parameters that do not begin with a prefix."""
+    return {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
+
+
+def load_config(path: Path | str, **settings: Any) -> Any:
+    """The config of an encoder, settings added.
+
+    Raises:
+        utils.InputError: it is one with a decoder.
+    """
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False, **settings)
+    if config.is_encoder_decoder:
+        told = f"is an encoder with a decoder ({config.model_type}); give an encoder alone"
+        raise utils.InputError(f"{path}: {told}")
+    if getattr(config, "attention_type", "") == "block_sparse":  # else the first batch decides
+        config.attention_type = "original_full"
+    config.get_text_config().use_cache = False
+    return config
+
+
+def from_pretrained(
+    model_class: Any, path: Path | str, config: Any, whole: bool = True
+) -> tuple[Any, set[str]]:
+    """A model in float32, and the names of its parameters that the file lacks.
+
+    Args:
+        whole: whether it may lack nothing; else a head and a pooler.
 
     Raises:
         utils.InputError: it lacks more.
@@ -90,9 +133,9 @@ def from_pretrained(model_class: Any, path: Path | str, config: Any) -> tuple[An
         path, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
     )
     lacks = set(report["missing_keys"])
-    is_base, is_checkpoint = model_class is AutoModel, hasattr(model_class, "pool")
-    body = "" if is_base or is_checkpoint else f"{model.base_model_prefix}."
-    lost = sorted(name for name in lacks if name.startswith(body) and "pooler" not in name)
+    body = "" if model_class is AutoModel else f"{model.base_model_prefix}."
+    may_lack = {name for name in lacks if not name.startswith(body) or "pooler" in name}
+    lost = sorted(lacks if whole else lacks - may_lack)
     if lost:
         told = f"lacks {len(lost)} weights of {type(model).__name__}, as {lost[0]}"
         raise utils.InputError(f"{path}: {told}; give another model")

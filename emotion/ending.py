@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 import utils
-from emotion import data, outputs, process, statistics
+from emotion import card, data, outputs, process, statistics
 from emotion.checkpoint import Checkpoint
 from emotion.data import Corpora
-from emotion.process import AfterBatch
+from emotion.process import AfterBatch, ScoreRows
 from emotion.run import Run
-
-ScoreRows = Callable[[list[utils.Row], AfterBatch], np.ndarray]
 
 
 def choose_threshold(
@@ -51,6 +49,8 @@ def choose_threshold(
         best = run.directory / "best"
         best.mkdir(exist_ok=True)  # where the run has no weights of its own
         outputs.write_json(best / "decision.json", decision)
+        if config := outputs.read_json(best / "config.json"):  # of an encoder
+            outputs.write_json(best / "config.json", config | {"threshold": threshold})
     return threshold
 
 
@@ -72,6 +72,22 @@ def conclude(
     rule = choose_threshold(run, corpora.labels, corpora.gold["dev"], dev, sentences, threshold)
     run.write_scores(scored, corpora.gold, corpora.labels, rule)
     run.finish(history)
+    if not run.writes_nothing and "model" in run.args:
+        figures = {split: measure(*scored[split][0], corpora, split, rule) for split in rows}
+        card.write(run, corpora.labels, rule, {s: f for s, f in figures.items() if f})
+
+
+def measure(
+    rows: list[utils.Row], scores: np.ndarray, corpora: Corpora, split: str, threshold: float
+) -> dict[str, dict[str, float]]:
+    """Micro- and macro-F1 of a split with their intervals; empty where it is not labelled."""
+    if split not in corpora.gold:
+        return {}
+    decisions = utils.decide(scores, threshold)[None]
+    gold, sentences = corpora.gold[split].astype(bool), data.sentences(rows)
+    micro, per_label = statistics.bootstrap_f1(gold, decisions, sentences, card.RESAMPLES, 0)
+    found = {"micro-F1": micro[:, 0], "macro-F1": per_label[:, 0].mean(-1)}
+    return {name: statistics.interval(values) for name, values in found.items()}
 
 
 def predict_files(

@@ -1,14 +1,14 @@
 """Text and target to the inputs of an encoder, and its scores."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import DataCollatorWithPadding
 
 import utils
-from emotion import process, scoring
+from emotion import encoder, process, scoring
 from emotion.modeling import GRUClassifier
 from emotion.vocabulary import as_text, check_ids
 
@@ -86,17 +86,17 @@ class Inputs:
     """
 
     def __init__(self, model: Any, tokenizer: Any, precision: str) -> None:
-        where = scoring.device()
-        whole_eights = 8 if where.type == "cuda" else None  # fewer shapes of kernels
-        self.collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=whole_eights)
+        self.tokenizer, self.device, self.precision = tokenizer, scoring.device(), precision
+        self.whole_eights = 8 if self.device.type == "cuda" else None  # fewer shapes of kernels
         self.tells_lengths = isinstance(model, GRUClassifier)
-        self.device, self.precision = where, precision
 
     def batch(
         self, examples: Sequence[Example], labels: np.ndarray | None = None
     ) -> dict[str, Any]:
         """Padded inputs of the model; labels are [examples, labels]."""
-        batch = dict(self.collate(list(examples)))
+        columns = {name: [example[name] for example in examples] for name in examples[0]}
+        pads = {"pad_to_multiple_of": self.whole_eights, "return_tensors": "pt"}
+        batch = dict(self.tokenizer.pad(columns, **pads))
         if labels is not None:
             batch["labels"] = torch.from_numpy(labels)
         batch = scoring.to_device(batch, self.device)
@@ -141,7 +141,7 @@ class Inputs:
     def check_cls(self, model: Any, example: Example) -> None:
         """Raise utils.InputError if the first token is none that sees the whole line."""
         mend = "take bert_plain.py --pooling mean, or last"
-        tokenizer, ids = self.collate.tokenizer, example["input_ids"]
+        tokenizer, ids = self.tokenizer, example["input_ids"]
         if tokenizer.cls_token_id is not None and ids[0] != tokenizer.cls_token_id:
             told = f"the tokenizer does not put {tokenizer.cls_token} first"
             raise utils.InputError(f"{told}; {mend}")
@@ -174,3 +174,25 @@ class Inputs:
 
         lengths = [len(example["input_ids"]) for example in examples]
         return scoring.score(scoring.batches_to_score(lengths, lines), score_batch, after_batch)
+
+
+def load_scorer(
+    path: Path | str, precision: str, lines: int
+) -> tuple[process.ScoreRows, dict[str, str]]:
+    """What scores rows with a checkpoint of a BERT script, and the facts that a run notes of it.
+
+    Args:
+        precision: as of `--precision`.
+        lines: of a batch.
+
+    Raises:
+        utils.InputError: the checkpoint cannot be loaded.
+    """
+    tokenizer, model = encoder.load(path)
+    inputs = Inputs(model, tokenizer, scoring.resolve_precision(precision))
+    model = model.to(inputs.device).eval()
+
+    def score(rows: Sequence[utils.Row], after_batch: scoring.AfterBatch) -> np.ndarray:
+        return inputs.score(model, encode(rows, tokenizer, model, True), lines, after_batch)
+
+    return score, {"device": str(inputs.device), "precision": inputs.precision}

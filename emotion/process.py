@@ -7,12 +7,13 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import utils
 
 AfterBatch = Callable[[int], object]  # is told of how many lines have been scored
+ScoreRows = Callable[[Sequence[utils.Row], AfterBatch], Any]  # to an array [rows, labels]
 SECONDS_BETWEEN_LINES = 30  # where no terminal shows a bar
 SECONDS_BETWEEN_NOTES = 5  # beside a bar
 

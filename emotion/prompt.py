@@ -46,16 +46,24 @@ class Prompt:
         beginning = [tokenizer.bos_token_id] if begins else []
         self.prefix_ids: list[int] = beginning + self.tokenize(strings["prefix"])[0]
         self.answer_ids = self.tokenize(*strings["answers"])
+        if self.alike() and tokenizer.eos_token_id is not None:  # "label 1" and "label 12"
+            self.answer_ids = [[*ids, tokenizer.eos_token_id] for ids in self.answer_ids]
         self.room = max_length - len(self.prefix_ids) - max(map(len, self.answer_ids))
         if self.room < 1:
             told = f"the prompt alone takes {max_length - self.room} tokens; give more"
             raise utils.InputError(f"--max-length {max_length}: {told}")
+        if pair := self.alike():
+            one, two = (repr(strings["answers"][number]) for number in pair)
+            told = f"the tokenizer cannot tell the answers {one} and {two} apart"
+            raise utils.InputError(f"{told}; give others with --answers, or another --model")
+
+    def alike(self) -> tuple[int, int] | None:
+        """Two answers of which one begins as the other is, or None."""
         for index, answer in enumerate(self.answer_ids):
             for other, ids in enumerate(self.answer_ids):
                 if index != other and ids[: len(answer)] == answer:
-                    one, two = (repr(strings["answers"][number]) for number in (index, other))
-                    told = f"the tokenizer cannot tell the answers {one} and {two} apart"
-                    raise utils.InputError(f"{told}; take another model")
+                    return index, other
+        return None
 
     def save(self, directory: Path, objective: str, labels: Sequence[str], base: Any) -> None:
         """Write what a checkpoint needs to ask as it was asked in training: `prompt.json`.
@@ -110,11 +118,12 @@ class Prompt:
         return self.encode([{"input": {"form": form}} for form in forms])
 
     def example(self, suffix: Suffix, labels: Sequence[float]) -> str:
-        """A line as the model reads it, its answers between « and »."""
+        """A line as the model reads it, for the log, its answers between « and »."""
         answers = self.strings["answers"]
         present = [each.strip() for each, label in zip(answers, labels, strict=False) if label]
         asked = self.tokenizer.decode(self.prefix_ids + suffix)
-        return f"{asked}«{' / '.join(present) or answers[-1].strip()}»"
+        shown = f"{asked}«{' / '.join(present) or answers[-1].strip()}»"
+        return f"first example, its answers between « and »:\n{shown}"
 
     def lay_out(self, suffix: Suffix) -> tuple[list[int], list[int], list[int], list[int]]:
         """One line in tokens, and behind it the answers of several tokens without their last.

@@ -21,10 +21,11 @@ class System(NamedTuple):
     """What is compared: a run, the runs of all folds, or an average.
 
     `scores` and `decisions` are arrays [lines, labels] by split, in the order of the corpus;
-    `history` is the log of its training.
+    `runs` are the directories that were averaged, equally; `history` is the log of its training.
     """
 
     name: str
+    runs: list[Path]
     scores: dict[str, np.ndarray]
     decisions: dict[str, np.ndarray]
     history: list[dict[str, float]]
@@ -174,7 +175,7 @@ def to_system(path: Path, run: dict[str, Any], corpora: Rows) -> System:
         }
         for what in ("scores", "decisions")
     )
-    return System(str(path), scores, decisions, run.get("history", []))
+    return System(str(path), [path], scores, decisions, run.get("history", []))
 
 
 def join_folds(
@@ -198,4 +199,4 @@ def join_folds(
         scores["test"] = np.mean(tests, axis=0)
     rule = utils.fit_threshold(utils.encode_labels(corpora["dev"], labels), scores["dev"])
     decisions = {split: rule(values) for split, values in scores.items()}
-    return System(f"{paths[0]} and its other folds", scores, decisions, [])
+    return System(f"{paths[0]} and its other folds", list(paths), scores, decisions, [])

@@ -1,6 +1,7 @@
 """Tables as spreadsheets export them: .csv or .tsv, in UTF-8 or cp949."""
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,28 +30,41 @@ def read_text(path: Path) -> str:
     raise utils.InputError(f"{path}: is neither UTF-8 nor cp949; save it as UTF-8")
 
 
-def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+def read_table(
+    path: Path, delimiter: str | None = None
+) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
     """The columns of a table, and its rows, each behind the number of its last line.
 
     Args:
-        path: parted by tabs where its name ends in .tsv, else by commas.
+        delimiter: None: a tab where the name of the file ends in .tsv, else a comma.
 
     Raises:
         utils.InputError: as `read_text`; it has no header, or a row has other columns than that.
     """
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(read_text(path).splitlines(keepends=True), delimiter=delimiter)
-    columns = next(reader, [])
+    delimiter = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
+    records = read_records(path, delimiter)
+    _, columns = next(records, (0, []))
     if not any(map(str.strip, columns)) or len(set(columns)) < len(columns):
         mend = "name each column, in the first line"
         raise utils.InputError(f"{path}: has no header, or a column twice; {mend}")
 
     def rows() -> Iterator[tuple[int, dict[str, str]]]:
-        for values in reader:
+        for number, values in records:
             if values and len(values) != len(columns):
                 told = f"has {len(values)} columns, and the first line {len(columns)}"
-                raise utils.InputError(f"{path}: line {reader.line_num}: {told}; mend it")
+                raise utils.InputError(f"{path}: line {number}: {told}; mend it")
             if values:
-                yield reader.line_num, dict(zip(columns, values, strict=True))
+                yield number, dict(zip(columns, values, strict=True))
 
     return columns, rows()
+
+
+def read_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The number of its last line, and the values, of each record of a table."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
+    try:
+        for values in reader:
+            yield reader.line_num, values
+    except csv.Error as error:  # as of a quote that nothing closes
+        told = f"line {reader.line_num}: is no table ({error}); mend it"
+        raise utils.InputError(f"{path}: {told}") from None

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 import utils
-from emotion import encoder, scoring, statistics
+from emotion import encoder, modeling, outputs, scoring, statistics
 from emotion.inputs import Inputs, encode
 from emotion.modeling import GRUClassifier, MeanPoolingClassifier
 
@@ -27,13 +27,19 @@ HEADS = {"cls": "cls", "mean": "mean", "GRU": "gru"}
 
 def load(head="cls", model=MODEL):
     torch.manual_seed(0)
-    return encoder.load(model, EMOTIONS, head)
+    return encoder.load_to_train(model, EMOTIONS, head)
 
 
 @pytest.fixture(params=HEADS)
 def loaded(request):
     tokenizer, model, new_weights = load(HEADS[request.param])
     return tokenizer, model.eval(), new_weights
+
+
+def kind_of(model):
+    """The kind of head that a model has."""
+    own = {each.__name__: kind for kind, each in modeling.HEADS.items()}
+    return own.get(type(model).__name__, "cls")
 
 
 def logits_of(model, batch):
@@ -82,12 +88,23 @@ def test_a_saved_model_loads_with_the_same_logits(loaded, tmp_path):
     inputs = encode([make_row()], tokenizer, model)[0]
     inputs = {name: [values] for name, values in inputs.items()}
     by_class = type(model).from_pretrained(tmp_path).eval()
-    _, ours, new_weights = encoder.load(tmp_path)
+    _, ours = encoder.load(tmp_path)
     for again in (by_class, ours.eval()):
         assert type(again) is type(model)
         assert torch.allclose(logits_of(model, inputs), logits_of(again, inputs), atol=1e-5)
         assert [again.config.id2label[n] for n in range(8)] == list(EMOTIONS)
-    assert new_weights == set()
+    # a second training goes on from all of it, and with other labels from the encoder
+    again, head = ours.state_dict(), kind_of(model)
+    _, second, new_weights = encoder.load_to_train(tmp_path, EMOTIONS, head)
+    assert type(second) is type(model) and new_weights == set()
+    assert all(torch.equal(value, again[name]) for name, value in second.state_dict().items())
+    for kind in HEADS.values():
+        _, other, new_weights = encoder.load_to_train(tmp_path, ["good", "bad"], kind)
+        base = f"{other.base_model_prefix}."
+        assert new_weights == {n for n, _ in other.named_parameters() if not n.startswith(base)}
+        for name, value in other.base_model.state_dict().items():
+            if "pooler" not in name:
+                assert torch.equal(value, model.base_model.state_dict()[name]), name
 
 
 def test_a_saved_model_computes_attention_as_the_one_that_was_trained(
@@ -128,7 +145,7 @@ def test_the_gru_head_has_the_published_shape():
 def test_a_head_has_as_many_labels_as_the_corpus():
     torch.manual_seed(0)
     for head in HEADS.values():
-        tokenizer, model, _ = encoder.load(MODEL, ["좋음", "나쁨", "중립"], head)
+        tokenizer, model, _ = encoder.load_to_train(MODEL, ["좋음", "나쁨", "중립"], head)
         [example] = encode([make_row()], tokenizer, model)
         logits = logits_of(model, {name: [values] for name, values in example.items()})
         assert logits.shape == (1, 3)
@@ -150,6 +167,8 @@ def test_a_foreign_model_is_refused_as_encoder(tmp_path):
     tokenizer, model, _ = load("gru")
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    outputs.write_json(tmp_path / "config.json", config | {"architectures": ["RobertaModel"]})
     for head in HEADS.values():
         with pytest.raises(utils.InputError, match="lacks"):
             load(head, tmp_path)

@@ -5,16 +5,44 @@ from pathlib import Path
 
 import convert
 import pytest
-from conftest import EMOTIONS, ROOT, call, run_script
+from conftest import EMOTIONS, ROOT, assert_refused, call, run_script
 
 import utils
 
 CORPORA = ROOT.parent / "shared" / "corpora"
 
 
-def names_of(row):
-    """The emotions of a row."""
-    return [name for name in EMOTIONS if row["output"][name] == "True"]
+needs_corpora = pytest.mark.skipif(
+    not CORPORA.is_dir(), reason="the public corpora are not beside this repository"
+)
+REDDIT_LABELS = "joy\nanger\nneutral\n"
+MAMS = """<?xml version="1.0" encoding="utf-8"?>
+<sentences>
+  <sentence>
+    <text> Fish &amp; chips: fine\u2028chips, slow waiter.</text>
+    <aspectTerms>
+      <aspectTerm from="20" polarity="positive" term="chips" to="25"/>
+      <aspectTerm from="32" polarity="negative" term="waiter" to="38"/>
+    </aspectTerms>
+  </sentence>
+  <sentence>
+    <text>A table.</text>
+    <aspectTerms><aspectTerm from="2" polarity="neutral" term="table" to="7"/></aspectTerms>
+  </sentence>
+</sentences>
+"""
+
+
+def names_of(row, labels=EMOTIONS):
+    """The labels of a row."""
+    return [name for name in labels if row["output"][name] == "True"]
+
+
+def converted(corpus, source, out):
+    """The rows of each split that a corpus was converted to."""
+    outcome = call("convert.py", corpus, source, out)
+    assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+    return {file.stem: utils.read_corpus(file, labelled=True) for file in out.iterdir()}
 
 
 def write_kote(path, rows):
@@ -175,9 +203,147 @@ def test_what_is_no_table_of_labels_is_refused(tmp_path, content, flags, told):
     assert not out.exists()
 
 
-@pytest.mark.skipif(
-    not CORPORA.is_dir(), reason="the public corpora are not beside this repository"
+def test_kote_with_all_its_labels(tmp_path):
+    (tmp_path / "val.tsv").write_text("7\t좋네요\t28,42,0\n8\t별로\t24\n9\t휴\t43", "utf-8")
+    rows = converted("kote44", tmp_path, tmp_path / "out")["dev"]
+    labels = utils.labels_of(rows)
+    assert len(labels) == 44 and labels == tuple(convert.KOTE_LABELS)
+    found = [names_of(row, labels) for row in rows]
+    assert found == [["불평/불만", "즐거움/신남", "기쁨"], ["없음"], ["안심/신뢰"]]
+    assert [row["id"] for row in rows] == ["kote-7", "kote-8", "kote-9"]  # the lines of `kote`
+
+
+def test_the_labels_that_kote_is_folded_by():
+    """Named, so that the order of the names is held against the numbers."""
+    named = {
+        name: [convert.KOTE_LABELS[number] for number in numbers]
+        for name, numbers in convert.KOTE_FOLDING.items()
+    }
+    assert named == {
+        "joy": ["즐거움/신남", "행복", "기쁨"],
+        "anticipation": ["기대감"],
+        "trust": ["존경", "안심/신뢰"],
+        "surprise": ["경악", "놀람"],
+        "disgust": ["역겨움/징그러움", "증오/혐오"],
+        "fear": ["공포/무서움", "불안/걱정"],
+        "anger": ["화남/분노"],
+        "sadness": ["슬픔", "절망", "서러움"],
+    }
+
+
+@pytest.mark.parametrize("name", convert.GOEMOTIONS_LABELS)
+def test_goemotions_keeps_its_labels_splits_and_ids(tmp_path, name):
+    (tmp_path / name).write_text(REDDIT_LABELS)
+    lines = '"Say ""hi"" [NAME]! "\t0,1\tee1\nSo.\t2\tee2\n', 'It\'s "it".\t1\tee1\nOh\t0\tee1\n'
+    (tmp_path / "train.tsv").write_text(lines[0])
+    (tmp_path / "test.tsv").write_text(lines[1])
+    splits = converted("goemotions", tmp_path, tmp_path / "out")
+    assert splits.keys() == {"train", "test"}
+    one, two = splits["train"]
+    assert one["input"]["form"] == 'Say "hi" [NAME]!' and one["input"]["target"]["form"] is None
+    assert one["output"] == {"joy": "True", "anger": "True", "neutral": "False"}
+    assert [row["id"] for row in (one, two)] == ["goemotions-train-ee1", "goemotions-train-ee2"]
+    assert names_of(two, utils.labels_of([two])) == ["neutral"]
+    assert splits["test"][0]["input"]["form"] == 'It\'s "it".'
+    assert [row["id"] for row in splits["test"]] == ["goemotions-test-ee1", "goemotions-test-ee1-2"]
+
+
+def test_goemotions_in_korean_keeps_quotes_that_the_translation_broke(tmp_path):
+    (tmp_path / "label.txt").write_text(REDDIT_LABELS)
+    text = '"" "대전" "새로운 것을 보세요!"'
+    (tmp_path / "dev.tsv").write_text(f'{text}\t0,2\n"열린 인용\t1\n', encoding="utf-8")
+    one, two = converted("goemotions-ko", tmp_path, tmp_path / "out")["dev"]
+    assert one["input"]["form"] == text and two["input"]["form"] == '"열린 인용'
+    assert [row["id"] for row in (one, two)] == [
+        "goemotions-ko-dev-00001",
+        "goemotions-ko-dev-00002",
+    ]
+    assert names_of(one, ("joy", "anger", "neutral")) == ["joy", "neutral"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "lines", "told"),
+    [
+        (REDDIT_LABELS, "Hi.\t0\tee1\nHi.\t3\tee2\n", "dev.tsv: line 2: is not 3 columns"),
+        (REDDIT_LABELS, "Hi.\t0\n", "(text, labels, id), labels as numbers from 0 to 2"),
+        (REDDIT_LABELS, "Hi.\t\tee1\n", "dev.tsv: line 1: is not 3 columns"),
+        (REDDIT_LABELS, '"' + "Hi.\t0\tee1\n" * 14000, "larger than field limit"),
+        (REDDIT_LABELS, "", "dev.tsv: line 1: is not 3 columns"),
+        ("joy\n\nanger\n", "Hi.\t0\tee1\n", "labels.txt: line 2: is blank"),
+        ("joy\nanger\njoy\n", "Hi.\t0\tee1\n", "labels.txt: line 3: is blank, or a name that"),
+        ("", "Hi.\t0\tee1\n", "labels.txt: line 1: is blank"),
+        (None, "Hi.\t0\tee1\n", "has no list of labels (labels.txt, label.txt, emotions.txt)"),
+        (REDDIT_LABELS, None, "has none of train.tsv, dev.tsv, test.tsv; give data/original"),
+    ],
 )
+def test_what_is_not_goemotions_is_refused(tmp_path, labels, lines, told):
+    for name, content in (("labels.txt", labels), ("dev.tsv", lines)):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+    assert_refused(call("convert.py", "goemotions", tmp_path, tmp_path / "out"), told)
+    assert not (tmp_path / "out").exists()
+
+
+def test_mams_gives_a_line_for_each_target(tmp_path):
+    (tmp_path / "val.xml").write_text(MAMS, encoding="utf-8")
+    rows = converted("mams", tmp_path, tmp_path / "out")["dev"]
+    assert [row["id"] for row in rows] == ["mams-dev-0001-1", "mams-dev-0001-2", "mams-dev-0002-1"]
+    assert utils.labels_of(rows) == ("positive", "negative", "neutral")
+    assert [names_of(row, row["output"]) for row in rows] == [
+        ["positive"],
+        ["negative"],
+        ["neutral"],
+    ]
+    for row in rows:
+        text, target = row["input"]["form"], row["input"]["target"]
+        assert text[target["begin"] : target["end"]] == target["form"]
+    assert rows[0]["input"] == {  # the second "chips", in a text that is kept to the character
+        "form": " Fish & chips: fine\u2028chips, slow waiter.",
+        "target": {"form": "chips", "begin": 20, "end": 25},
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('from="32"', 'from="37"', "line 7: from '37' to '38' is not where the text has 'waiter'"),
+        ('to="38"', 'to="39"', "line 7: from '32' to '39'"),
+        ('from="32"', 'from="-8"', "line 7: from '-8'"),
+        ('from="32"', 'from="x"', "line 7: from 'x'"),
+        ('from="32"', "", "line 7: has no from;"),
+        ("negative", "conflict", "line 7: polarity is 'conflict', none of positive, negative"),
+        ("aspectTerm from", "aspectCategory from", "a sentence without aspectTerm"),
+        ("</aspectTerms>", "", "is not XML (mismatched tag"),
+        ('"utf-8"', '"utf-99"', "line 1: is not XML (unknown encoding"),
+        ("sentence>", "review>", "line 6: aspectTerm outside a sentence"),
+        (MAMS[39:], "<sentences/>", "has no line; give data/MAMS-ATSA/raw"),
+    ],
+)
+def test_what_is_not_mams_is_refused(tmp_path, old, new, told):
+    (tmp_path / "val.xml").write_text(MAMS.replace(old, new), encoding="utf-8")
+    assert_refused(call("convert.py", "mams", tmp_path, tmp_path / "out"), "val.xml: ", told)
+    assert not (tmp_path / "out").exists()
+
+
+@needs_corpora
+@pytest.mark.parametrize(
+    ("corpus", "labels", "sizes"),
+    [
+        ("goemotions", 28, (43410, 5426, 5427)),
+        ("goemotions-ko", 28, (43410, 5426, 5427)),
+        ("mams", 3, (11186, 1332, 1336)),
+    ],
+)
+def test_a_published_corpus_is_whole(corpus, labels, sizes):
+    splits = convert.CONVERTERS[corpus](CORPORA / corpus)
+    assert tuple(len(splits[split]) for split in ("train", "dev", "test")) == sizes
+    rows = [row for split in splits.values() for row in split]
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert {len(row["output"]) for row in rows} == {labels}
+    assert all("True" in row["output"].values() for row in rows)
+
+
+@needs_corpora
 def test_kote_made_from_its_lines_gives_these_lines(tmp_path):
     for split, name in convert.KOTE_FILES.items():
         write_kote(tmp_path / name, utils.read_corpus(CORPORA / "kote" / f"{split}.jsonl"))

@@ -1,0 +1,121 @@
+"""The model card of a checkpoint: what was trained on what, what it reaches, how to use it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from emotion.run import Run
+from emotion.statistics import show_interval
+
+USE = {  # what opens a checkpoint where this repository is not installed
+    "gpt_train.py": """    from peft import AutoPeftModelForCausalLM
+    model = AutoPeftModelForCausalLM.from_pretrained("DIR")
+
+`prompt.json` holds the words that it is asked with; `gpt_inference.py` of this repository has how
+its answers become scores.""",
+    "other": """    from transformers import pipeline
+    classify = pipeline("text-classification", "DIR", top_k=None{trust})
+    classify({"text": "a sentence", "text_pair": "its target, or leave this out"})
+
+Each label has a sigmoid of its own; it is present where its score reaches the threshold.""",
+}
+NORMALISED = {
+    "on": """Texts were normalised in training, and are to be in use: characters that are not seen
+go, blanks are folded, Unicode is NFC, runs of one mark or Hangul letter become two, names as
+&name1& go. `predict.py` does it.""",
+    "off": "Texts were read as they are.",
+}
+RESAMPLES = 1000  # of the intervals
+
+
+def write(
+    run: Run,
+    labels: Sequence[str],
+    threshold: float,
+    figures: Mapping[str, Mapping[str, dict[str, float]]],
+) -> None:
+    """Write `best/README.md` of a training.
+
+    Args:
+        figures: by split and name {"value", "low", "high"}.
+    """
+    from huggingface_hub import ModelCard
+
+    files, arguments = run.record["data"], run.record["arguments"]
+    base = None if os.path.exists(str(arguments["model"])) else arguments["model"]
+    name = run.directory.resolve().name
+    trained = [
+        f"| {split} | {os.path.basename(file['file'])} | {file['lines']:,} | {file['sha256']} |"
+        for split, file in files.items()
+    ]
+    scores = [
+        f"| {split} | {show_interval(each['micro-F1'])} | {show_interval(each['macro-F1'])} |"
+        for split, each in figures.items()
+    ]
+    use = USE.get(run.script, USE["other"])
+    carries_code = (run.directory / "best" / "modeling.py").exists()
+    use = use.replace("{trust}", ", trust_remote_code=True" if carries_code else "")
+    text = f"""# {name}
+
+Tells which of these labels a text shows: {", ".join(labels)}.
+Trained by `{run.script}` from {base or "a local model; name it here"}.
+Licence: to be filled in by its owner, as the data and the base model allow.
+
+## Scores
+
+At the threshold {threshold:.3f}; intervals of 95 %, from {RESAMPLES:,} resamples of the sentences.
+
+| | micro-F1 | macro-F1 |
+| --- | --- | --- |
+{chr(10).join(scores)}
+
+## Data
+
+| | file | lines | SHA-256 |
+| --- | --- | --- | --- |
+{chr(10).join(trained)}
+
+{NORMALISED[arguments["normalise"]]}
+
+## Use
+
+    python predict.py DIR "a sentence"
+
+with the repository that trained it, or without it:
+
+{use}
+
+To share it: `huggingface_hub.create_repo("USER/NAME")`, then
+`huggingface_hub.upload_folder(repo_id="USER/NAME", folder_path="DIR")`.
+"""
+    card = ModelCard(f"---\n{facts_of(run, name, base, figures).to_yaml()}\n---\n\n{text}")
+    card.save(run.directory / "best" / "README.md")
+
+
+def facts_of(
+    run: Run, name: str, base: str | None, figures: Mapping[str, Mapping[str, dict[str, float]]]
+) -> Any:
+    """The card's head, a `ModelCardData`."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type="text",
+            dataset_name=os.path.basename(run.record["data"][split]["file"]),
+            dataset_split=split,
+            metric_type="f1",
+            metric_name=f"{kind}, 95 % from {figure['low']:.3f} to {figure['high']:.3f}",
+            metric_value=round(figure["value"], 4),
+        )
+        for split, each in figures.items()
+        for kind, figure in each.items()
+    ]
+    return ModelCardData(
+        base_model=base,
+        library_name="peft" if run.script == "gpt_train.py" else "transformers",
+        pipeline_tag="text-classification",
+        tags=["emotion-analysis"],
+        model_name=name,
+        eval_results=results,
+    )

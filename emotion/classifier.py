@@ -1,0 +1,104 @@
+"""Any checkpoint, or an average of runs, as a function from rows to scores."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import utils
+from emotion import checkpoint, outputs
+from emotion.process import AfterBatch, ScoreRows
+
+LINES = 48  # of a batch of an encoder
+
+
+class Classifier(NamedTuple):
+    """What a checkpoint is to one who predicts with it.
+
+    Attributes:
+        labels: in the order of the scores.
+        threshold: a label is present from this score on.
+        score_rows: from rows to scores [rows, labels].
+    """
+
+    labels: list[str]
+    threshold: float
+    score_rows: ScoreRows
+
+
+def find(name: str | Path) -> Path:
+    """The directory that a name stands for: a checkpoint, a run that has one, or a hub id.
+
+    Raises:
+        utils.InputError: there is none.
+    """
+    path = Path(name)
+    if path.is_dir():
+        is_run = (path / "run.json").is_file() and not (path / "config.json").exists()
+        return path / "best" if is_run and (path / "best").is_dir() else path
+    checkpoint.describe_model(str(name))  # raises where the hub has no such model
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(name)))
+
+
+def load(
+    name: str | Path, threshold: str | float = "auto", precision: str = "auto", lines: int = 0
+) -> Classifier:
+    """Load a checkpoint of any training script, the run that it is of, or an average of runs.
+
+    Args:
+        name: a directory, or a hub id.
+        threshold: "auto" for that of the checkpoint.
+        precision: as of `--precision`.
+        lines: of a batch; 0: as the scripts have it.
+
+    Raises:
+        utils.InputError: it is no checkpoint, or cannot be loaded.
+    """
+    path = find(name)
+    members = (outputs.read_json(path.parent / "run.json") or {}).get("members")
+    if members and not (path / "config.json").exists():
+        return load_average(path, members, threshold, precision, lines)
+    if (path / "prompt.json").exists():
+        from emotion import causal
+
+        found, base = checkpoint.check_adapter(path, threshold)
+        score_rows, _ = causal.load_scorer(path, base, found, precision, lines or None)
+        return Classifier(found.labels, found.threshold, score_rows)
+    found = checkpoint.check_encoder(path, ("Classification", "Classifier"), threshold)
+    from emotion import inputs
+
+    score_rows, _ = inputs.load_scorer(path, precision, lines or LINES)
+    return Classifier(found.labels, found.threshold, score_rows)
+
+
+def load_average(
+    path: Path, members: list[dict[str, Any]], threshold: str | float, precision: str, lines: int
+) -> Classifier:
+    """The weighted average of runs, as `ensemble.py` made it.
+
+    Args:
+        path: `best/` of the average.
+        members: {"run", a directory seen from that of the average, and "weight"} of each.
+
+    Raises:
+        utils.InputError: one cannot be loaded, or has other labels than the first.
+    """
+    runs = [path.parent / member["run"] for member in members]
+    for run in runs:
+        if not run.is_dir():
+            told = "was averaged, and is not there any more; put it back, or average anew"
+            raise utils.InputError(f"{run}: {told}")
+    loaded = [load(run, 0.5, precision, lines) for run in runs]
+    labels = loaded[0].labels
+    for run, each in zip(runs, loaded, strict=True):
+        if each.labels != labels:
+            raise utils.InputError(f"{run}: has other labels than {runs[0]}; average anew")
+
+    def score_rows(rows: Sequence[utils.Row], after_batch: AfterBatch) -> np.ndarray:
+        scores = [each.score_rows(rows, after_batch) for each in loaded]
+        return np.average(scores, axis=0, weights=[each["weight"] for each in members]).round(6)
+
+    return Classifier(labels, checkpoint.resolve_threshold(path, labels, threshold), score_rows)

@@ -1,0 +1,130 @@
+"""Tell which emotions texts show, with a checkpoint of any script.
+
+    python predict.py CHECKPOINT "오늘 공연 너무 좋았다" ["..."] [--target 공연]
+                                     a table on the screen; in a pipe, JSON Lines
+    python predict.py CHECKPOINT --input FILE [--output FILE]
+                                     .jsonl (corpus form), .csv, .tsv, or .txt (a text a line)
+    ... | python predict.py CHECKPOINT
+                                     a text a line from standard input; JSON Lines come out
+
+CHECKPOINT is best/ of a run, a run's output directory, that of ensemble.py, or a hub id. In Python:
+
+    from predict import load
+    classify = load("outputs/bert_plain/best")
+    classify(["오늘 공연 너무 좋았다"])        a list of {"text", "target", "emotions", "scores"}
+"""
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import utils
+from emotion import cli, process, texts
+
+
+def argument_parser() -> cli.ArgumentParser:
+    """The command line."""
+    parser = cli.ArgumentParser("predict.py", __doc__)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a directory or a hub id")
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="a sentence")
+    parser.add_argument("--target", metavar="TEXT", help="what the sentences are about")
+    files = parser.add_argument_group("files")
+    files.add_argument("--input", metavar="FILE", type=Path, help="texts to read")
+    told = "where predictions go, in the form of the input; default: standard output"
+    files.add_argument("--output", metavar="FILE", type=Path, help=told)
+    told = "of the input; default: by its ending"
+    files.add_argument("--format", choices=texts.FORMATS, help=told)
+    told = f"of a table; default: {', '.join(texts.TEXT_COLUMNS)}, whichever is there"
+    files.add_argument("--text-column", metavar="NAME", help=told)
+    told = "of a table; default: none"
+    files.add_argument("--target-column", metavar="NAME", help=told)
+    cli.add_threshold(parser)
+    cli.add_precision(parser)
+    told = "texts scored at once; default: 48, or with an adapter as many as fill 4,096 tokens"
+    cli.count(parser, "--batch-size", None, told)
+    return parser
+
+
+def load(
+    checkpoint: str | Path,
+    threshold: str | float = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+) -> Callable[..., list[dict[str, Any]]]:
+    """Load a checkpoint; returns a function from texts to their emotions.
+
+    The function takes `texts`, and `targets`, one for each text or None. It gives for each
+    {"text", "target", "emotions": the labels present, "scores": {label: probability}}; a text
+    without a visible character shows none, and its scores are None.
+
+    Raises:
+        utils.InputError: it is no checkpoint, or cannot be loaded.
+    """
+    process.quiet_libraries()
+    from emotion import classifier
+
+    found = classifier.load(checkpoint, threshold, precision, batch_size or 0)
+
+    def classify(
+        texts: Sequence[str], targets: Sequence[str | None] | None = None
+    ) -> list[dict[str, Any]]:
+        targets = [None] * len(texts) if targets is None else targets
+        pairs = list(zip(texts, targets, strict=True))
+        rows: list[utils.Row] = [
+            {"id": str(number), "input": {"form": text, "target": {"form": target}}}
+            for number, (text, target) in enumerate(pairs)
+        ]
+        seen = [number for number, text in enumerate(texts) if utils.normalise_text(text)]
+        scores = found.score_rows([rows[n] for n in seen], lambda lines: None) if seen else []
+        by_row = dict(zip(seen, scores, strict=True))
+        results = []
+        for number, (text, target) in enumerate(pairs):
+            of_row = by_row[number].tolist() if number in by_row else [None] * len(found.labels)
+            named = dict(zip(found.labels, of_row, strict=True))
+            present = [
+                name for name, it in named.items() if it is not None and it >= found.threshold
+            ]
+            results.append({"text": text, "target": target, "emotions": present, "scores": named})
+        return results
+
+    return classify
+
+
+def predict(args: Any) -> None:
+    """Read texts, classify them window by window, and write what was found as it comes."""
+    source = texts.open_source(args)
+    with texts.open_sink(args, source) as write:
+        classify = load(args.checkpoint, args.threshold, args.precision, args.batch_size)
+        for window in source.windows():
+            write(window, classify(window.texts, window.targets))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Predict."""
+    parser = argument_parser()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    args = parser.parse_args(argv)
+    utils.log.handlers = [logging.StreamHandler(sys.stderr)]
+    utils.log.setLevel(logging.WARNING)
+    try:
+        predict(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as of `| head`: who read has what was wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        parser.exit(130, "predict.py: interrupted\n")
+    except (utils.InputError, RuntimeError, MemoryError) as error:
+        code, told = cli.how_it_ended(error, args, "")
+        if code is None:
+            raise
+        parser.exit(code, f"predict.py: {told}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,357 @@
+"""From a trained model to the emotions of any text: predict.py, and checkpoints opened alone."""
+
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import EMOTIONS, ROOT, assert_refused, call, make_row, run_script, write_rows
+from small_runs import MODELS, SmallRuns
+
+import predict
+import utils
+from emotion import texts
+
+KINDS = {  # a checkpoint of each kind: script and further arguments
+    "cls": ("bert_plain.py",),
+    "mean": ("bert_plain.py", "--pooling", "mean"),
+    "last": ("bert_plain.py", "--pooling", "last"),
+    "gru": ("bert_GRU.py",),
+    "gpt": ("gpt_train.py",),
+}
+TEXTS = ["오늘 급식 최고", "너무 무섭다 ㅋㅋㅋㅋ", "그냥 그렇다"]
+ENCODERS = [kind for kind in KINDS if kind != "gpt"]
+
+
+@pytest.fixture(scope="module")
+def small(made_once):
+    return SmallRuns(made_once)
+
+
+@pytest.fixture(params=KINDS)
+def run(request, small):
+    """The output directory of a run of each kind."""
+    return small.undisturbed(*KINDS[request.param])
+
+
+def scores_in(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [list(json.loads(line)["scores"].values()) for line in lines]
+
+
+def test_scores_are_those_of_the_scripts(run, small, tmp_path):
+    """To the last digit; from the run, from its best/, and from a corpus file."""
+    rows = utils.read_corpus(small.corpus()[3])
+    texts = [row["input"]["form"] for row in rows]
+    targets = [row["input"]["target"] and row["input"]["target"]["form"] for row in rows]
+    expected = scores_in(run / "dev.scores.jsonl")
+    for path in (run, run / "best"):
+        classify = predict.load(path, precision="fp32")
+        results = classify(texts, targets)
+        assert [list(each["scores"].values()) for each in results] == expected
+        assert [each["text"] for each in results] == texts
+    decided = [json.loads(line)["output"] for line in (run / "dev.jsonl").open(encoding="utf-8")]
+    present = [[name for name in EMOTIONS if each[name] == "True"] for each in decided]
+    assert [each["emotions"] for each in results] == present
+    flags = "--input", small.corpus()[3], "--output", tmp_path / "out.jsonl", "--precision", "fp32"
+    assert call("predict.py", run, *flags).returncode == 0
+    assert scores_in(tmp_path / "out.jsonl") == expected
+    written = utils.read_corpus(tmp_path / "out.jsonl", labelled=True)
+    assert [row["output"] for row in written] == decided
+    assert [row["input"] for row in written] == [row["input"] for row in rows]
+
+
+def test_an_average_predicts_as_it_was_averaged(small, tmp_path):
+    runs = [small.undisturbed(*KINDS[kind]) for kind in ("cls", "gru", "gpt")]
+    average = tmp_path / "average"
+    flags = "--weights", "tuned", "--resamples", 100, "--output-dir", average
+    assert call("ensemble.py", *runs, *flags).returncode == 0
+    rows = utils.read_corpus(small.corpus()[3])
+    flags = "--input", small.corpus()[3], "--output", tmp_path / "out.jsonl", "--precision", "fp32"
+    assert call("predict.py", average, *flags).returncode == 0
+    found, expected = (
+        np.array(scores_in(path)) for path in (tmp_path / "out.jsonl", average / "dev.scores.jsonl")
+    )
+    assert abs(found - expected).max() < 2e-6 and len(found) == len(rows)
+    moved = json.loads((average / "run.json").read_text())
+    moved["members"][0]["run"] = "nowhere"
+    (average / "run.json").write_text(json.dumps(moved))
+    assert_refused(call("predict.py", average, "글"), "nowhere: was averaged, and is not there")
+
+
+def test_sentences_give_json_lines_in_a_pipe_and_a_table_on_a_terminal(small):
+    best = small.undisturbed("bert_plain.py") / "best"
+    outcome = call("predict.py", best, *TEXTS, "--target", "급식", "--threshold", 0.4)
+    assert outcome.returncode == 0 and outcome.stderr == ""
+    results = list(map(json.loads, outcome.stdout.splitlines()))
+    assert [each["text"] for each in results] == TEXTS
+    assert {each["target"] for each in results} == {"급식"}
+    for each in results:
+        assert list(each["scores"]) == list(EMOTIONS)
+        assert each["emotions"] == [name for name, it in each["scores"].items() if it >= 0.4]
+    outside, terminal = pty.openpty()
+    command = [sys.executable, ROOT / "predict.py", best, TEXTS[0], "--threshold", "0.4"]
+    subprocess.run(list(map(str, command)), stdout=terminal, check=True)
+    os.close(terminal)
+    drawn = os.read(outside, 100_000).decode().splitlines()
+    assert drawn[0] == TEXTS[0] and len(drawn) == 9 and "█" in "".join(drawn)
+    marked = [line.split()[1] for line in drawn[1:] if line.strip().startswith("*")]
+    [again] = predict.load(best, threshold=0.4)([TEXTS[0]])
+    assert marked == again["emotions"]
+
+
+def test_standard_input_is_written_as_it_comes(small):
+    """A text a line; a line without a text keeps its place; a closed pipe is no error."""
+    best = small.undisturbed("bert_plain.py") / "best"
+    command = [sys.executable, str(ROOT / "predict.py"), str(best)]
+    given = "\r\n".join([TEXTS[0], "", "\u200b", *TEXTS[1:]])
+    process = subprocess.run(command, input=given.encode(), capture_output=True, check=True)
+    results = list(map(json.loads, process.stdout.decode().splitlines()))
+    assert [each["text"] for each in results] == [TEXTS[0], "", "\u200b", *TEXTS[1:]]
+    assert [each["emotions"] for each in results[1:3]] == [[], []]
+    assert set(results[1]["scores"].values()) == {None} and process.stderr == b""
+    window = ("\n".join(["급식"] * (texts.WINDOW + 1)) + "\n").encode()
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdin.write(window)
+        process.stdin.flush()
+        assert process.stdout.readline()  # before all has been read
+        process.stdout.close()
+        try:
+            process.stdin.write(window * 3)
+            process.stdin.close()
+        except BrokenPipeError:
+            pass
+        assert process.stderr.read() == b"" and process.wait() == 0
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_table_comes_back_with_its_own_columns_and_more(small, tmp_path, ending):
+    best, mark = small.undisturbed("bert_plain.py") / "best", {"csv": ",", "tsv": "\t"}[ending]
+    own = [
+        ["번호", "문장", "joy"],
+        ["1", '오늘, "급식"\n최고', "x"],
+        ["2", "", ""],
+        ["3", "무섭다", "y"],
+    ]
+    with (tmp_path / f"in.{ending}").open("w", encoding="cp949", newline="") as file:
+        csv.writer(file, delimiter=mark).writerows(own)
+    out = tmp_path / f"out.{ending}"
+    outcome = call("predict.py", best, "--input", tmp_path / f"in.{ending}", "--output", out)
+    assert outcome.returncode == 0 and "read as cp949" in outcome.stderr
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file, delimiter=mark))
+    assert [row[:3] for row in rows] == own
+    assert rows[0][3:] == ["emotions", "joy (predicted)", *EMOTIONS[1:]]
+    assert rows[2][3:] == [""] * 9
+    results = predict.load(best)([own[1][1], own[3][1]])
+    for row, result in zip((rows[1], rows[3]), results, strict=True):
+        assert row[3] == ",".join(result["emotions"])
+        assert list(map(float, row[4:])) == list(result["scores"].values())
+    again = call("predict.py", best, "--input", tmp_path / f"in.{ending}", "--output", out)
+    assert_refused(again, out, "nothing is overwritten")
+
+
+def test_columns_and_formats_can_be_named(small, tmp_path):
+    best = small.undisturbed("bert_plain.py") / "best"
+    table, plain = tmp_path / "in.data", tmp_path / "in.txt"
+    table.write_text("review,about,text\n오늘 급식 최고,급식,x\n", encoding="utf-8")
+    plain.write_text("\n".join(TEXTS), encoding="utf-8")
+    flags = "--format", "csv", "--text-column", "review", "--target-column", "about"
+    outcome = call("predict.py", best, "--input", table, *flags)
+    [cells] = csv.DictReader(io.StringIO(outcome.stdout))
+    [result] = predict.load(best)(["오늘 급식 최고"], ["급식"])
+    assert [float(cells[name]) for name in EMOTIONS] == list(result["scores"].values())
+    lines = call("predict.py", best, "--input", plain).stdout.splitlines()
+    assert [json.loads(line)["text"] for line in lines] == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["no/such/model", "글"], "--model no/such/model"),
+        (["{best}", "글", "--input", "x.csv"], "sentences and --input: give one of them"),
+        (["{best}", "--input", "no.csv"], "no.csv: cannot be read"),
+        (["{best}", "--input", "{odd}"], "of what form is it? give --format"),
+        (["{best}", "--input", "{odd}", "--format", "csv"], "has no column 'text or form"),
+        (["{best}", "--input", "{odd}", "--format", "jsonl"], "line 1: is not JSON"),
+        (["{tokenizer}", "글"], "is no checkpoint"),
+        (["{best}", "글", "--threshold", "2"], "--threshold"),
+    ],
+)
+def test_what_cannot_be_predicted_is_told_in_one_line(small, tmp_path, arguments, told):
+    best = small.undisturbed("bert_plain.py") / "best"
+    (tmp_path / "odd.file").write_text("a,b\n1,2\n", encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    places = {"best": best, "odd": tmp_path / "odd.file", "tokenizer": tmp_path / "empty"}
+    outcome = call("predict.py", *(each.format(**places) for each in arguments))
+    assert outcome.returncode == 2 and told in outcome.stderr, outcome.stderr
+    assert outcome.stdout == "" and outcome.stderr.count("\n") == 1
+
+
+def test_one_sentence_needs_no_library_of_training(small):
+    """Trainer, accelerate, peft and scikit-learn take longer to import than a sentence to score."""
+    best = small.undisturbed("bert_plain.py") / "best"
+    code = "import sys, predict; predict.load(sys.argv[1])(['글']); print(*sys.modules)"
+    command = [sys.executable, "-c", code, str(best)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = set(process.stdout.split())
+    assert "transformers" in imported
+    for name in ("peft", "sklearn", "bitsandbytes", "matplotlib", "transformers.trainer"):
+        assert name not in imported
+
+
+# A checkpoint opened where this repository is not installed
+
+ALONE = """
+import json, sys
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+best, texts = sys.argv[1], json.loads(sys.argv[2])
+assert not any(path == sys.argv[3] for path in sys.path)
+trusted = {"trust_remote_code": sys.argv[4] == "True"}
+classify = pipeline("text-classification", best, top_k=None, **trusted)
+pairs = [{"text": text, "text_pair": pair} if pair else {"text": text} for text, pair in texts]
+found = [classify(pair) for pair in pairs]
+found = [each[0] if isinstance(each[0], list) else each for each in found]
+model = AutoModelForSequenceClassification.from_pretrained(best, **trusted)
+print(json.dumps([{each["label"]: each["score"] for each in line} for line in found]))
+print(model.config.threshold, list(model.config.id2label.values()))
+"""
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_best_opens_without_this_repository(kind, small, tmp_path):
+    best = small.undisturbed(*KINDS[kind]) / "best"
+    pairs = [["오늘 급식 최고", "급식"], ["너무 무섭다", None]]
+    trusts = kind != "cls"
+    assert (best / "modeling.py").exists() == trusts
+    command = [sys.executable, "-I", "-c", ALONE, best, json.dumps(pairs), ROOT, trusts]
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.run(
+        list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    found, (threshold, labels) = (
+        json.loads(process.stdout.splitlines()[0]),
+        process.stdout.splitlines()[1].split(" ", 1),
+    )
+    expected = predict.load(best, precision="fp32")(*map(list, zip(*pairs, strict=True)))
+    for one, other in zip(found, expected, strict=True):
+        for name in EMOTIONS:
+            assert abs(one[name] - other["scores"][name]) < 1e-5
+    decision = json.loads((best / "decision.json").read_text())
+    assert float(threshold) == decision["threshold"] and labels == str(list(EMOTIONS))
+
+
+def test_the_card_says_what_it_was_trained_on_and_how_to_use_it(run):
+    card = (run / "best" / "README.md").read_text(encoding="utf-8")
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    for split, file in record["data"].items():
+        assert f"| {split} | {split}.jsonl | {file['lines']} | {file['sha256']} |" in card
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert f"value: {round(metrics['dev']['micro_f1'], 4)}" in card
+    assert f"| dev | {metrics['dev']['micro_f1']:.3f} [" in card
+    assert ", ".join(EMOTIONS) in card and str(ROOT) not in card and "base_model" not in card
+    assert "Licence: to be filled in" in card and "python predict.py DIR" in card
+
+
+# Labels are data
+
+LABELS = {
+    "two": ["긍정", "부정"],
+    "three, with a blank and a keyword": ["not so good", "class", "none"],
+    "28": [f"label {number}" for number in range(28)],
+    "44": [f"감정-{number}" for number in range(43)] + ["없음"],
+}
+
+
+@pytest.mark.parametrize("script", ["bert_plain.py", "gpt_train.py"])
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+def test_labels_are_those_of_the_training_file(script, labels, tmp_path):
+    """Of the first training row, in its order; one a line here, as of a polarity."""
+    rows = [
+        make_row(str(n), f"{n} 번째 급식", "급식")
+        | {"output": {name: str(index == n % len(labels)) for index, name in enumerate(labels)}}
+        for n in range(48)
+    ]
+    file, out = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "out"
+    flags = ["--model", MODELS[script], "--epochs", 1, "--precision", "fp32", "--output-dir", out]
+    flags += ["--max-length", 1024] if script == "gpt_train.py" else []
+    outcome = call(script, "--train-file", file, "--dev-file", file, *flags)
+    assert outcome.returncode == 0, outcome.stderr
+    assert json.loads((out / "best" / "decision.json").read_text())["labels"] == labels
+    reordered = [
+        row | {"output": dict(reversed(row["output"].items()))} for row in rows
+    ]  # the same labels in another order are measured
+    other = write_rows(tmp_path / "other.jsonl", reordered)
+    again = script.replace("train", "inference")
+    best = ["--model-ckpt-path", out / "best", "--output-dir", tmp_path / "again"]
+    outcome = call(again, *best, "--dev-file", other, "--precision", "fp32")
+    assert outcome.returncode == 0, outcome.stderr
+    one, two = (
+        json.loads((path / "metrics.json").read_text())["dev"] for path in (out, tmp_path / "again")
+    )
+    assert one == two and list(one["per_emotion"]) == labels
+    [result] = predict.load(out)(["급식"])
+    assert list(result["scores"]) == labels
+
+
+def test_answers_can_be_given(small, tmp_path):
+    answers, out = tmp_path / "answers.json", tmp_path / "out"
+    answers.write_text('{"joy": "좋음", "anger": "화"}', encoding="utf-8")
+    arguments = [*small.arguments("gpt_train.py"), "--output-dir", out]
+    outcome = call("gpt_train.py", *arguments, "--answers", answers)
+    assert outcome.returncode == 0, outcome.stderr
+    strings = json.loads((out / "best" / "prompt.json").read_text())["strings"]
+    asked = [each.strip() for each in strings["answers"]]
+    assert asked == ["좋음", "기대", "신뢰", "깜짝", "혐오", "공포", "화", "슬픔", "없음"]
+    assert "좋음, 기대" in strings["prefix"] and "tokens of answers: 좋음 " in outcome.stdout
+    for content, told in (("[]", "is no JSON object"), ('{"glee": "x"}', "'glee' is no label")):
+        answers.write_text(content, encoding="utf-8")
+        outcome = call("gpt_train.py", *arguments[:-1], tmp_path / "no", "--answers", answers)
+        assert_refused(outcome, f"--answers {answers}: {told}")
+
+
+def test_an_adapter_goes_on_where_it_was(small, tmp_path):
+    """With a rate of next to nothing the second training ends with the scores of the first."""
+    first = small.undisturbed("gpt_train.py")
+    arguments = [*small.arguments("gpt_train.py"), "--output-dir", tmp_path / "out"]
+    changes = ["--adapter", first / "best", "--lr", "1e-12", "--epochs", 1]
+    outcome = call("gpt_train.py", *arguments, *changes)
+    assert outcome.returncode == 0, outcome.stderr
+    one, two = (
+        np.array(scores_in(path / "dev.scores.jsonl")) for path in (first, tmp_path / "out")
+    )
+    assert abs(one - two).max() < 1e-5
+    for adapter, told in ((MODELS["gpt_train.py"], "cannot be loaded"), ("nowhere", "cannot be")):
+        outcome = call("gpt_train.py", *arguments[:-1], tmp_path / "no", "--adapter", adapter)
+        assert_refused(outcome, adapter, told)
+
+
+def test_a_second_training_goes_on_from_the_first(small, tmp_path):
+    for kind in ENCODERS:
+        script, *more = KINDS[kind]
+        first, out = small.undisturbed(script, *more), tmp_path / kind
+        arguments = [
+            *small.arguments(script),
+            *more,
+            "--output-dir",
+            out,
+            "--model",
+            first / "best",
+        ]
+        outcome = call(script, *arguments, "--lr", "1e-12", "--epochs", 1)
+        assert outcome.returncode == 0 and "for the 0 new weights" in outcome.stdout, outcome.stderr
+        one, two = (np.array(scores_in(path / "dev.scores.jsonl")) for path in (first, out))
+        assert abs(one - two).max() < 1e-5, kind
+
+
+def test_predict_says_how_it_is_used():
+    outcome = run_script("predict.py", "--help")
+    assert outcome.returncode == 0 and "--text-column" in outcome.stdout
