@@ -25,6 +25,39 @@ go, blanks are folded, Unicode is NFC, runs of one mark or Hangul letter become 
 &name1& go. `predict.py` does it.""",
     "off": "Texts were read as they are.",
 }
+CARD = """# {name}
+
+Tells which of these labels a text shows: {labels}.
+Trained by `{script}` from {base}.
+Licence: to be filled in by its owner, as the data and the base model allow.
+
+## Scores
+
+At the threshold {threshold:.3f}; intervals of 95 %, from {resamples:,} resamples of the sentences.
+
+| | micro-F1 | macro-F1 |
+| --- | --- | --- |
+{scores}
+
+## Data
+
+| | file | lines | SHA-256 |
+| --- | --- | --- | --- |
+{files}
+
+{normalised}
+
+## Use
+
+    python predict.py DIR "a sentence"
+
+with the repository that trained it, or without it:
+
+{use}
+
+To share it: `huggingface_hub.create_repo("USER/NAME")`, then
+`huggingface_hub.upload_folder(repo_id="USER/NAME", folder_path="DIR")`.
+"""
 RESAMPLES = 1000  # of the intervals
 
 
@@ -55,39 +88,18 @@ def write(
     use = USE.get(run.script, USE["other"])
     carries_code = (run.directory / "best" / "modeling.py").exists()
     use = use.replace("{trust}", ", trust_remote_code=True" if carries_code else "")
-    text = f"""# {name}
-
-Tells which of these labels a text shows: {", ".join(labels)}.
-Trained by `{run.script}` from {base or "a local model; name it here"}.
-Licence: to be filled in by its owner, as the data and the base model allow.
-
-## Scores
-
-At the threshold {threshold:.3f}; intervals of 95 %, from {RESAMPLES:,} resamples of the sentences.
-
-| | micro-F1 | macro-F1 |
-| --- | --- | --- |
-{chr(10).join(scores)}
-
-## Data
-
-| | file | lines | SHA-256 |
-| --- | --- | --- | --- |
-{chr(10).join(trained)}
-
-{NORMALISED[arguments["normalise"]]}
-
-## Use
-
-    python predict.py DIR "a sentence"
-
-with the repository that trained it, or without it:
-
-{use}
-
-To share it: `huggingface_hub.create_repo("USER/NAME")`, then
-`huggingface_hub.upload_folder(repo_id="USER/NAME", folder_path="DIR")`.
-"""
+    text = CARD.format(
+        name=name,
+        labels=", ".join(labels),
+        script=run.script,
+        base=base or "a local model; name it here",
+        threshold=threshold,
+        resamples=RESAMPLES,
+        scores="\n".join(scores),
+        files="\n".join(trained),
+        normalised=NORMALISED[arguments["normalise"]],
+        use=use,
+    )
     card = ModelCard(f"---\n{facts_of(run, name, base, figures).to_yaml()}\n---\n\n{text}")
     card.save(run.directory / "best" / "README.md")
 
