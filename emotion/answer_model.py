@@ -59,7 +59,12 @@ class AnswerModel(nn.Module):
     def __init__(self, model: Any, prompt: Prompt, precision: str) -> None:
         super().__init__()
         self.model, self.prompt, self.is_fast = model, prompt, True
-        function = measure_head(self.causal, prompt.prefix_ids)
+        try:
+            function = measure_head(self.causal, prompt.prefix_ids)
+        except Exception as error:  # each class of models fails in its own way
+            told = f"{type(self.causal).__name__} does not run in 4 bits here"
+            mend = "give another --model"
+            raise utils.InputError(f"{told} ({process.cause(error)}); {mend}") from error
         self.knows_head = function is not None
         self.head = AnswerHead(prompt.answer_ids, function or HeadFunction())
         self.head.to(self.causal.device)

@@ -67,8 +67,8 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
     in_4_bits = {nn.Linear, Conv1D}  # subclasses stay as they are
     linears = [m.weight for m in model.modules() if type(m) in in_4_bits and m is not head]
     weights = sum(weight.numel() for weight in linears)
-    largest = max(weight.numel() for weight in linears)
-    widest = max(max(weight.shape) for weight in linears)
+    largest = max((weight.numel() for weight in linears), default=0)
+    widest = max((max(weight.shape) for weight in linears), default=text.hidden_size)
     stored = {
         id(p): p.numel() for m in (head, model.get_input_embeddings()) for p in m.parameters()
     }

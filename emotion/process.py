@@ -77,6 +77,7 @@ def quiet_libraries() -> None:
     """Silence what libraries say in a healthy run that concerns nobody."""
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is dep", FutureWarning)  # peft
     warnings.filterwarnings("ignore", "`broadcast_buffers` is dep", FutureWarning)  # of DDP
+    warnings.filterwarnings("ignore", "You passed `quantization_config`")  # of a base in 4 bits
     warnings.filterwarnings("ignore", "`log_with=")  # of a tracker that the scripts tell of too
     warnings.filterwarnings("ignore", "Detected call of `lr_scheduler")  # a step left out in fp16
     optional = "Failed to load CPU gemm_4bit_forward"  # kernels for 4 bits on a CPU

@@ -235,7 +235,7 @@ class Prompt:
 def measures(config: Any) -> dict[str, Any]:
     """What an adapter's base has to agree in."""
     names, text = ("vocab_size", "hidden_size", "num_hidden_layers"), config.get_text_config()
-    return {"model_type": config.model_type} | {name: getattr(text, name, None) for name in names}
+    return {"model_type": text.model_type} | {name: getattr(text, name, None) for name in names}
 
 
 def padded(

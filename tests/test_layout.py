@@ -8,18 +8,22 @@ import sys
 import pytest
 from conftest import ROOT, call
 
-SCRIPTS = ("bert_plain", "bert_GRU", "gpt_train", "gpt_inference", "ensemble")
+SCRIPTS = ("bert_plain", "bert_GRU", "gpt_train", "gpt_inference", "ensemble", "predict")
 EMOTION = sorted(path.stem for path in (ROOT / "emotion").glob("*.py"))
 FILES = ["utils.py", *(f"{name}.py" for name in SCRIPTS), *(f"emotion/{n}.py" for n in EMOTION)]
 SOURCE = {file: (ROOT / file).read_text(encoding="utf-8") for file in FILES}
 TREE = {file: ast.parse(source) for file, source in SOURCE.items()}
 LINES = {
     **{"bert_plain.py": 220, "bert_GRU.py": 60, "gpt_train.py": 200, "gpt_inference.py": 120},
-    **{"ensemble.py": 200, "utils.py": 300, "README.md": 180},
+    **{"ensemble.py": 200, "predict.py": 150, "utils.py": 300},
+    **{"README.md": 180, "README.ko.md": 180},
     **{f"emotion/{name}.py": 300 for name in EMOTION},
 }
 LONGEST_FUNCTION = 60
-APPROACHES = {f"emotion.{each}" for each in ("encoder", "causal", "prompt", "memory", "modeling")}
+APPROACHES = {
+    *(f"emotion.{each}" for each in ("encoder", "inputs", "modeling")),
+    *(f"emotion.{each}" for each in ("causal", "answer_model", "answers", "prompt", "memory")),
+}
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "sklearn", "matplotlib")
 
 
@@ -173,7 +177,24 @@ def test_every_flag_is_in_the_documentation(script):
 
 
 def test_the_pages_link_to_what_is_there():
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         text = page.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:)([^)#]*)", text):
             assert not target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_korean_readme_says_the_same():
+    """The same headings, commands, figures of the results and links."""
+    english, korean = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md")
+    )
+    assert "README.ko.md" in english.partition("\n")[0]
+    command = re.compile(
+        r"^    ((?:pip|python|torchrun|cat|from|load)\b.*?)(?:  .*)?$", re.MULTILINE
+    )
+    assert command.findall(english) == command.findall(korean) != []
+    figure, link = re.compile(r"(?<![\w.])\d\.\d+"), re.compile(r"\]\(([^)]+)\)")
+    for pattern in (figure, link):
+        one, two = (sorted(pattern.findall(page.partition("\n")[2])) for page in (english, korean))
+        assert one == two != []
+    assert english.count("\n## ") == korean.count("\n## ")

@@ -4,6 +4,7 @@ import argparse
 import concurrent.futures
 import errno
 import json
+import re
 import shutil
 import signal
 import threading
@@ -12,7 +13,7 @@ import types
 import huggingface_hub
 import pytest
 import torch
-from conftest import assert_refused, call, make_row, write_rows
+from conftest import assert_refused, call, make_row, run_script, write_rows
 from safetensors.torch import load_file, save_file
 from small_runs import GPT_NEOX, ROBERTA, SmallRuns, assert_same_end
 
@@ -262,6 +263,33 @@ def test_what_is_refused_late_in_a_prediction_leaves_nothing(small, tmp_path, mo
     files = ["--dev-file", good, "--output-dir", tmp_path / "out"]
     assert_refused(call("bert_plain.py", "--model-ckpt-path", best, *files), "mend it")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_run_needs_of_the_disk_is_told_when_it_starts(small, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    arguments = [*small.arguments("bert_plain.py"), "--epochs", 1, "--output-dir"]
+    told = call("bert_plain.py", *arguments, tmp_path / "out").stdout
+    assert re.search(r"^on the disk: \d+ MiB while this trains, \d+ MiB in ", told, re.MULTILINE)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+    assert "1 MiB are free" in call("bert_plain.py", *arguments, tmp_path / "full").stdout
+
+
+def test_a_dangling_link_is_no_output_directory(small, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    arguments = [*small.arguments("bert_plain.py"), "--output-dir", tmp_path / "link"]
+    assert_refused(call("bert_plain.py", *arguments), "give another --output-dir")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_console_without_hangul_stops_nothing(small, tmp_path):
+    """What it cannot show is a question mark there, and as it is in the log."""
+    best = small.undisturbed("bert_plain.py") / "best"
+    strange = tmp_path / "한글"
+    shutil.copytree(best, strange)
+    flags = "--model-ckpt-path", strange, *small.corpus()[2:4], "--output-dir", tmp_path / "out"
+    outcome = run_script("bert_plain.py", *flags, PYTHONIOENCODING="ascii:strict", PYTHONUTF8="0")
+    assert outcome.returncode == 0 and "loading " in outcome.stdout, outcome.stderr
+    assert "한글" in (tmp_path / "out" / "train.log").read_text(encoding="utf-8")
 
 
 def test_scores_that_are_not_finite_are_not_written(small, tmp_path):
