@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import utils
-from emotion import checkpoint, outputs, statistics
+from emotion import checkpoint, data, outputs, statistics
 
 # Two lines. Line 1: joy and anger are there, joy is found, sadness is not there but predicted.
 # Line 2: fear, found.
@@ -202,3 +202,22 @@ def test_a_file_that_cannot_be_written_is_told_of(tmp_path):
     assert "감정" in (tmp_path / "metrics.json").read_text("utf-8")
     with pytest.raises(utils.RunError, match=r"metrics\.json: cannot be written .*; mend that"):
         outputs.write_json(tmp_path / "no" / "metrics.json", {})
+
+
+def test_lines_of_one_sentence_are_drawn_and_parted_together():
+    """A corpus whose sentences stand twice says no more than one with each once."""
+    rng = np.random.default_rng(0)
+    labels = rng.random((60, 3)) < 0.4
+    scores = np.clip(labels * 0.3 + rng.random((60, 3)) * 0.7, 0, 1)
+    decisions = np.stack([scores >= 0.5, scores >= 0.3])
+    each, twice = np.arange(60), np.repeat(np.arange(60), 2)
+    once = statistics.bootstrap_f1(labels, decisions, each, 200, 1)
+    doubled = labels.repeat(2, axis=0), decisions.repeat(2, axis=1)
+    for one, other in zip(once, statistics.bootstrap_f1(*doubled, twice, 200, 1), strict=True):
+        assert one == pytest.approx(other)
+    fitted = statistics.cross_fitted_decisions(labels, scores, each)
+    again = statistics.cross_fitted_decisions(doubled[0], scores.repeat(2, axis=0), twice)
+    assert (again == fitted.repeat(2, axis=0)).all()
+    forms = ["급식 최고", "급식\u200b  최고", "급식", "급식 최고"]
+    rows = [make_row(str(number), form) for number, form in enumerate(forms)]
+    assert data.sentences(rows).tolist() == [0, 0, 1, 0]

@@ -23,9 +23,11 @@ KINDS = {  # a checkpoint of each kind: script and further arguments
     "last": ("bert_plain.py", "--pooling", "last"),
     "gru": ("bert_GRU.py",),
     "gpt": ("gpt_train.py",),
+    "as it is": ("bert_plain.py", "--normalise", "off"),
+    "gpt as it is": ("gpt_train.py", "--normalise", "off"),
 }
 TEXTS = ["오늘 급식 최고", "너무 무섭다 ㅋㅋㅋㅋ", "그냥 그렇다"]
-ENCODERS = [kind for kind in KINDS if kind != "gpt"]
+ENCODERS = ["cls", "mean", "last", "gru"]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,18 @@ def test_scores_are_those_of_the_scripts(run, small, tmp_path):
     written = utils.read_corpus(tmp_path / "out.jsonl", labelled=True)
     assert [row["output"] for row in written] == decided
     assert [row["input"] for row in written] == [row["input"] for row in rows]
+
+
+def test_how_texts_are_read_is_kept_with_the_checkpoint(small):
+    for kind in ("as it is", "gpt as it is"):
+        run = small.undisturbed(*KINDS[kind])
+        assert "Texts were read as they are." in (run / "best" / "README.md").read_text()
+        classify = predict.load(run, precision="fp32")
+        one, two = (each["scores"] for each in classify(["급식 최고!!!!!", "급식 최고!!"]))
+        assert one != two
+    read = predict.load(small.undisturbed(*KINDS["cls"]), precision="fp32")
+    one, two = (each["scores"] for each in read(["급식 최고!!!!!", "급식 최고!!"]))
+    assert one == two
 
 
 def test_an_average_predicts_as_it_was_averaged(small, tmp_path):
