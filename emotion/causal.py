@@ -127,6 +127,7 @@ def lora_config(args: argparse.Namespace, model: Any) -> Any:
         lora_alpha=args.alpha,
         lora_dropout=args.dropout,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in inside),
         task_type="CAUSAL_LM",
     )
 

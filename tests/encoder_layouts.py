@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 POSITIONS = 128  # that a model has at most, beside those that count from the pad id
 LONGEST_PIECE = 4  # in characters, of wordpiece and unigram
-SPREAD = 0.15  # of the random weights: wide enough for the words around a word to matter
+SPREAD = 0.1  # of the random weights: wide enough for the words around a word to matter
 
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 KLUE = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")
