@@ -59,13 +59,14 @@ class EncoderTask:
     def __init__(
         self, args: argparse.Namespace, corpora: data.Corpora, head: str, processes: int
     ) -> None:
-        from emotion import encoder, scoring, vocabulary
+        from emotion import encoder, scoring, targets, vocabulary
         from emotion.inputs import Inputs, encode
 
         self.args, self.gold, self.labels = args, corpora.gold, corpora.labels
         loaded = encoder.load_to_train(args.model, corpora.labels, head)
         self.tokenizer, self.model, self.new_weights = loaded
-        self.model.config.normalise_text = args.normalise == "on"  # is saved with it
+        config = self.model.config  # both are saved with it
+        config.normalise_text, config.target_marks = targets.reading(args)
         self.examples = {
             split: encode(rows, self.tokenizer, self.model, split == "test")
             for split, rows in corpora.rows.items()

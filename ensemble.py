@@ -18,6 +18,7 @@ import numpy as np
 
 import utils
 from emotion import cli, data, ending, outputs, report, statistics, systems
+from emotion.rules import Rule
 from emotion.run import Run
 
 
@@ -34,6 +35,7 @@ def argument_parser() -> cli.ArgumentParser:
     for split, what in (("train", " that --folds pooled with dev"), ("dev", ""), ("test", "")):
         told = f"the {split} file{what}; default: where the runs say it is"
         parser.add_argument(f"--{split}-file", metavar="FILE", type=Path, help=told)
+    cli.add_tune(parser)
     cli.count(parser, "--resamples", 10_000, "of the bootstrap", low=100)
     told = "of the bootstrap; default: %(default)s"
     parser.add_argument("--seed", type=cli.number(int, 0, 2**32 - 1), default=42, help=told)
@@ -48,6 +50,7 @@ def average(
     corpora: systems.Rows,
     gold: dict[str, np.ndarray],
     labels: Sequence[str],
+    constant: Sequence[str],
 ) -> systems.System:
     """The average of the members as a System; writes predictions, metrics, decision rule."""
     stacked = {
@@ -70,15 +73,13 @@ def average(
         split: np.average(values, axis=1, weights=weights).round(6)
         for split, values in stacked.items()
     }
-    threshold = args.threshold
+    rule = Rule(0.5 if args.threshold == "auto" else args.threshold)
     if "dev" in gold:
         sentences = data.sentences(corpora["dev"])
-        threshold = ending.choose_threshold(
-            run, labels, gold["dev"], scores["dev"], sentences, threshold
-        )
+        rule = ending.choose_rule(run, labels, gold["dev"], scores["dev"], sentences, constant)
     chunks = {split: [(corpora[split], values)] for split, values in scores.items()}
-    run.write_scores(chunks, set(gold), labels, threshold)
-    decisions = {split: utils.decide(values, threshold) for split, values in scores.items()}
+    run.write_scores(chunks, set(gold), labels, rule, constant)
+    decisions = {split: rule(values) for split, values in scores.items()}
     return systems.System("the average", args.runs, scores, decisions, [])
 
 
@@ -93,6 +94,8 @@ def combine(args: argparse.Namespace, run: Run) -> None:
         for split, rows in corpora.items()
         if all(map(utils.has_labels, rows))
     }
+    constant = systems.constant_answer(args.runs)
+    run.note(constant_answer=constant)
     tunes = args.threshold == "auto" or args.weights == "tuned"
     if tunes and "dev" not in gold and not args.no_ensemble:
         told = "no labelled dev lines were scored, to tune on"
@@ -101,7 +104,7 @@ def combine(args: argparse.Namespace, run: Run) -> None:
     run.note_files({split: path for split, path in files.items() if path})
     run.note(device="cpu")
     if not args.no_ensemble:
-        members.append(average(args, run, members, corpora, gold, labels))
+        members.append(average(args, run, members, corpora, gold, labels, constant))
     comparisons = {}
     for split, values in gold.items():
         decisions = {member.name: member.decisions[split] for member in members}
@@ -109,7 +112,7 @@ def combine(args: argparse.Namespace, run: Run) -> None:
         comparisons[split] = statistics.compare(
             values, decisions, labels, sentences, args.resamples, args.seed
         )
-        utils.log.info("\n%s", report.comparison_table(split, values, comparisons[split]))
+        utils.log.info("\n%s", report.comparison_table(split, values, comparisons[split], constant))
     outputs.write_json(run.directory / "comparison.json", comparisons)
     if gold:
         report.draw_report(run.directory / "report.png", members, gold, comparisons, labels)

@@ -66,7 +66,7 @@ class AnswerTask:
     def __init__(self, args: argparse.Namespace, corpora: data.Corpora, accelerator: Any) -> None:
         from transformers import AutoTokenizer
 
-        from emotion import causal, memory, scoring, vocabulary
+        from emotion import causal, memory, scoring, targets, vocabulary
         from emotion.prompt import Prompt
         from emotion.prompt_words import make_strings, read_answers
 
@@ -77,8 +77,8 @@ class AnswerTask:
         with checkpoint.loading(args.model):
             tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
         own = args.language, corpora.labels, tokenizer, read_answers(args.answers, corpora.labels)
-        size, normalises = self.need.vocabulary, args.normalise == "on"
-        self.prompt = Prompt(make_strings(*own), tokenizer, args.max_length, size, normalises)
+        size = args.max_length, self.need.vocabulary
+        self.prompt = Prompt(make_strings(*own), tokenizer, *size, *targets.reading(args))
         self.suffixes = {s: self.prompt.encode(r, s == "test") for s, r in corpora.rows.items()}
         vocabulary.check_unknown(tokenizer, self.suffixes["train"])
         self.lines_at_once = getattr(args, "lines_at_once", args.batch_size)

@@ -57,9 +57,10 @@ def load(
 ) -> Callable[..., list[dict[str, Any]]]:
     """Load a checkpoint; returns a function from texts to their emotions.
 
-    The function takes `texts`, and `targets`, one for each text or None. It gives for each
-    {"text", "target", "emotions": the labels present, "scores": {label: probability}}; a text
-    without a visible character shows none, and its scores are None.
+    The function takes `texts`, and `targets`, for each text a string, {"form", "begin", "end"}
+    where it is to be marked in the text, or None. It gives for each {"text", "target",
+    "emotions": the labels present, "scores": {label: probability}}; a text without a visible
+    character shows none, and its scores are None.
 
     Raises:
         utils.InputError: it is no checkpoint, or cannot be loaded.
@@ -70,25 +71,25 @@ def load(
     found = classifier.load(checkpoint, threshold, precision, batch_size or 0)
 
     def classify(
-        texts: Sequence[str], targets: Sequence[str | None] | None = None
+        texts: Sequence[str], targets: Sequence[str | dict[str, Any] | None] | None = None
     ) -> list[dict[str, Any]]:
         targets = [None] * len(texts) if targets is None else targets
-        pairs = list(zip(texts, targets, strict=True))
+        about = [{"form": each} if isinstance(each, str) else each for each in targets]
         rows: list[utils.Row] = [
-            {"id": str(number), "input": {"form": text, "target": {"form": target}}}
-            for number, (text, target) in enumerate(pairs)
+            {"id": str(number), "input": {"form": text, "target": target}}
+            for number, (text, target) in enumerate(zip(texts, about, strict=True))
         ]
         seen = [number for number, text in enumerate(texts) if utils.normalise_text(text)]
+        results: list[dict[str, Any]] = [
+            {"text": text, "target": target["form"] if isinstance(target, dict) else None}
+            | {"emotions": [], "scores": dict.fromkeys(found.labels)}
+            for text, target in zip(texts, about, strict=True)
+        ]
         scores = found.score_rows([rows[n] for n in seen], lambda lines: None) if seen else []
-        by_row = dict(zip(seen, scores, strict=True))
-        results = []
-        for number, (text, target) in enumerate(pairs):
-            of_row = by_row[number].tolist() if number in by_row else [None] * len(found.labels)
-            named = dict(zip(found.labels, of_row, strict=True))
-            present = [
-                name for name, it in named.items() if it is not None and it >= found.threshold
-            ]
-            results.append({"text": text, "target": target, "emotions": present, "scores": named})
+        for number, of_row in zip(seen, scores, strict=True):
+            present = zip(found.labels, found.rule(of_row), strict=True)
+            results[number]["emotions"] = [name for name, is_there in present if is_there]
+            results[number]["scores"].update(zip(found.labels, of_row.tolist(), strict=True))
         return results
 
     return classify

@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parent
 SAMPLE = ROOT / "data" / "sample"
 
 Row = dict[str, Any]  # a line of a corpus file, see data/README.md
-Rule = Callable[[np.ndarray], np.ndarray]  # from probabilities [lines, labels] to decisions
 log = logging.getLogger("emotion")
 
 
@@ -249,8 +248,8 @@ def text_and_target(row: Row, normalise: bool = True) -> tuple[str, str | None]:
 # Decision rule and metrics
 
 
-def tune_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The one threshold that maximises micro-F1 on these lines.
+def tune_threshold(labels: np.ndarray, probabilities: np.ndarray, average: str = "micro") -> float:
+    """The one threshold that maximises F1 on these lines.
 
     One value serves all labels: the threshold that maximises the expected micro-F1 is the same for
     every label (Lipton et al. 2014, arXiv:1402.1892), and one for each overfits where a label has
@@ -259,6 +258,7 @@ def tune_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
     Args:
         labels: zeros and ones, shape [lines, labels].
         probabilities: shape [lines, labels].
+        average: of F1, "micro" or "macro".
 
     Returns:
         The threshold, midway between the two probabilities that it parts; 0.5 where there is no
@@ -268,33 +268,33 @@ def tune_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
         return 0.5
     descending = np.argsort(-probabilities, axis=None, kind="stable")
     cuts = probabilities.ravel()[descending].astype(np.float64)
-    true_positives = labels.ravel()[descending].cumsum()
-    reached = 2 * true_positives / (np.arange(1, len(cuts) + 1) + labels.sum())
+    present = labels.ravel()[descending]
+    label = descending % labels.shape[1] if average == "macro" else 0 * descending
+    rises = np.zeros(len(cuts))  # of F1, from one cut to the next
+    for own in (label == each for each in np.unique(label)):
+        sizes = np.arange(1, own.sum() + 1) + present[own].sum()
+        rises[own] = np.diff(2 * present[own].cumsum(dtype=np.float64) / sizes, prepend=0)
+    reached = rises.cumsum().round(12)
     following = np.append(cuts[1:], -1.0)
     reached[cuts == following] = -1.0  # a cut cannot part equal probabilities
     best = reached.argmax()
     return max(0.0, float(cuts[best] + following[best]) / 2)
 
 
-def decide(probabilities: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
-    """Which labels are present: a boolean array of the shape of `probabilities`."""
-    return probabilities >= threshold
-
-
-def fit_threshold(labels: np.ndarray, probabilities: np.ndarray) -> Rule:
-    """`tune_threshold` as a rule: a function from probabilities to decisions."""
-    threshold = tune_threshold(labels, probabilities)
-    return lambda others: decide(others, threshold)
+def decide(probabilities: np.ndarray, threshold: Any, at_least_one: bool = False) -> np.ndarray:
+    """Which labels are present, boolean [.., labels]; the most probable one, if `at_least_one`."""
+    decisions = probabilities >= np.asarray(threshold)  # one, or one for each label
+    if at_least_one:
+        np.put_along_axis(decisions, probabilities.argmax(-1, keepdims=True), True, axis=-1)
+    return decisions
 
 
 def micro_f1(labels: np.ndarray, decisions: np.ndarray) -> float:
     """2 TP / (2 TP + FP + FN) over all lines and labels; 0 where none is present or predicted."""
-    labels, decisions = labels.astype(bool), decisions.astype(bool)
-    return float(2 * (labels & decisions).sum() / max(labels.sum() + decisions.sum(), 1))
+    both = np.logical_and(labels, decisions).sum()
+    return float(2 * both / max(labels.sum() + decisions.sum(), 1))
 
 
-def micro_f1_by_rule(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Micro-F1 at the threshold that serves these lines best, and at 0.5."""
-    tuned = decide(probabilities, tune_threshold(labels, probabilities))
-    half = decide(probabilities, 0.5)
-    return {"micro_f1": micro_f1(labels, tuned), "micro_f1_at_0.5": micro_f1(labels, half)}
+def macro_f1(labels: np.ndarray, decisions: np.ndarray) -> float:
+    """The mean of the labels' F1; 0 of one that is neither present nor predicted."""
+    return float(np.mean([micro_f1(*each) for each in zip(labels.T, decisions.T, strict=True)]))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from emotion.rules import Rule
 from emotion.run import Run
 from emotion.statistics import show_interval
 
@@ -17,13 +18,19 @@ its answers become scores.""",
     classify = pipeline("text-classification", "DIR", top_k=None{trust})
     classify({"text": "a sentence", "text_pair": "its target, or leave this out"})
 
-Each label has a sigmoid of its own; it is present where its score reaches the threshold.""",
+Each label has a sigmoid of its own; it is present where its score reaches the threshold (or,
+where it says so, is the highest).""",
 }
 NORMALISED = {
     "on": """Texts were normalised in training, and are to be in use: characters that are not seen
 go, blanks are folded, Unicode is NFC, runs of one mark or Hangul letter become two, names as
 &name1& go. `predict.py` does it.""",
     "off": "Texts were read as they are.",
+}
+READ = {
+    "pair": "The target is read beside the text.",
+    "marked": """The target is read beside the text, and stands in it between `<<` and `>>`, where
+its place is known: "the <<soup>> was cold", "soup".""",
 }
 CARD = """# {name}
 
@@ -33,7 +40,7 @@ Licence: to be filled in by its owner, as the data and the base model allow.
 
 ## Scores
 
-At the threshold {threshold:.3f}; intervals of 95 %, from {resamples:,} resamples of the sentences.
+At {rule}; intervals of 95 %, from {resamples:,} resamples of the sentences.
 
 | | micro-F1 | macro-F1 |
 | --- | --- | --- |
@@ -45,7 +52,7 @@ At the threshold {threshold:.3f}; intervals of 95 %, from {resamples:,} resample
 | --- | --- | --- | --- |
 {files}
 
-{normalised}
+{read}
 
 ## Use
 
@@ -64,7 +71,7 @@ RESAMPLES = 1000  # of the intervals
 def write(
     run: Run,
     labels: Sequence[str],
-    threshold: float,
+    rule: Rule,
     figures: Mapping[str, Mapping[str, dict[str, float]]],
 ) -> None:
     """Write `best/README.md` of a training.
@@ -93,11 +100,11 @@ def write(
         labels=", ".join(labels),
         script=run.script,
         base=base or "a local model; name it here",
-        threshold=threshold,
+        rule=rule,
         resamples=RESAMPLES,
         scores="\n".join(scores),
         files="\n".join(trained),
-        normalised=NORMALISED[arguments["normalise"]],
+        read=f"{NORMALISED[arguments['normalise']]}\n{READ[arguments['target']]}",
         use=use,
     )
     card = ModelCard(f"---\n{facts_of(run, name, base, figures).to_yaml()}\n---\n\n{text}")

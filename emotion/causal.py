@@ -195,8 +195,9 @@ def load_checkpoint(
             told = f"fits a base with {name} {wanted}, and {base} has {value}"
             raise utils.InputError(f"{directory}: {told}; give another --model")
     settings = found.settings
-    length, normalises = settings["max_length"], settings.get("normalise", True)
-    prompt = Prompt(settings["strings"], tokenizer, length, has["vocab_size"], normalises)
+    reading = settings.get("normalise", True), settings.get("target_marks")
+    length, size = settings["max_length"], has["vocab_size"]
+    prompt = Prompt(settings["strings"], tokenizer, length, size, *reading)
     model = load_base(base, precision, where)
     with loading(directory):
         model = peft.PeftModel.from_pretrained(model, directory)

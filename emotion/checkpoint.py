@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 import utils
 from emotion import outputs, process
+from emotion.rules import Rule
 
 WEIGHTS = (".safetensors", ".bin")
 NEEDED_BY_TOKENIZERS = ("sentencepiece", "tiktoken", "protobuf")
@@ -22,7 +23,8 @@ class Checkpoint(NamedTuple):
     """What was looked at of a checkpoint; `settings` is its prompt.json, where it has one."""
 
     labels: list[str]
-    threshold: float
+    rule: Rule
+    constant_answer: list[str]
     settings: dict[str, Any]
 
 
@@ -51,7 +53,7 @@ def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | f
     if not architecture.endswith(architectures):
         told = f"{path}: is a checkpoint of {architecture}; predict with the script that trained it"
         raise utils.InputError(told)
-    return Checkpoint(labels, resolve_threshold(path, labels, threshold), {})
+    return Checkpoint(labels, *read_decision(path, labels, threshold), {})
 
 
 def check_adapter(path: Path, threshold: str | float) -> tuple[Checkpoint, str]:
@@ -74,7 +76,7 @@ def check_adapter(path: Path, threshold: str | float) -> tuple[Checkpoint, str]:
     if not fits:
         told = "is no checkpoint of gpt_train.py (adapter_config.json or prompt.json is missing or"
         raise utils.InputError(f"{path}: {told} broken); give best/ of a run")
-    return Checkpoint(labels, resolve_threshold(path, labels, threshold), settings), base
+    return Checkpoint(labels, *read_decision(path, labels, threshold), settings), base
 
 
 OBJECTIVES = ("answer", "multilabel")  # of gpt_train.py
@@ -83,18 +85,24 @@ OBJECTIVES = ("answer", "multilabel")  # of gpt_train.py
 # Decision rule
 
 
-def resolve_threshold(path: Path, labels: Sequence[str], threshold: str | float) -> float:
-    """`threshold`, or where it is "auto" that of a checkpoint's decision.json.
+def read_decision(
+    path: Path, labels: Sequence[str], threshold: str | float
+) -> tuple[Rule, list[str]]:
+    """The decision rule, `threshold` or where it is "auto" that of a checkpoint's decision.json,
+    and the constant answer that is noted there.
 
     Raises:
         utils.InputError: there is none that can be used.
     """
-    if isinstance(threshold, float):
-        return threshold
     decision = outputs.read_json(path / "decision.json")
+    constant = decision.get("constant_answer") if isinstance(decision, dict) else None
+    constant = constant if isinstance(constant, list) else []
+    if isinstance(threshold, float):
+        return Rule(threshold), constant
     config = outputs.read_json(path / "config.json") or {}
     if decision is None and "threshold" in config:
-        decision = {"threshold": config["threshold"], "labels": list(labels)}
+        decision = {"labels": list(labels)}
+        decision |= {name: config[name] for name in Rule._fields if name in config}
     file, mend = path / "decision.json", "give a decision rule, as --threshold 0.5"
     try:
         found, known = decision["threshold"], list(decision["labels"])
@@ -102,9 +110,14 @@ def resolve_threshold(path: Path, labels: Sequence[str], threshold: str | float)
         raise utils.InputError(f"{file}: is missing or broken; {mend}") from None
     if known != list(labels):
         raise utils.InputError(f"{file}: its labels are not those of the model; {mend}")
-    if type(found) not in (int, float) or not 0 <= found <= 1:
+    several = found if isinstance(found, list) and len(found) == len(known) else [found]
+    if any(type(each) not in (int, float) or not 0 <= each <= 1 for each in several):
         raise utils.InputError(f"{file}: threshold is {found!r}, not a number from 0 to 1; {mend}")
-    return float(found)
+    at_least_one = decision.get("at_least_one", False)
+    if type(at_least_one) is not bool:
+        told = f"at_least_one is {at_least_one!r}, neither true nor false"
+        raise utils.InputError(f"{file}: {told}; {mend}")
+    return Rule(found if isinstance(found, list) else float(found), at_least_one), constant
 
 
 # Models

@@ -9,6 +9,7 @@ import numpy as np
 import utils
 from emotion import checkpoint, outputs
 from emotion.process import AfterBatch, ScoreRows
+from emotion.rules import Rule
 
 LINES = 48  # of a batch of an encoder
 
@@ -18,12 +19,12 @@ class Classifier(NamedTuple):
 
     Attributes:
         labels: in the order of the scores.
-        threshold: a label is present from this score on.
+        rule: from scores to the labels that are present.
         score_rows: from rows to scores [rows, labels].
     """
 
     labels: list[str]
-    threshold: float
+    rule: Rule
     score_rows: ScoreRows
 
 
@@ -66,12 +67,12 @@ def load(
 
         found, base = checkpoint.check_adapter(path, threshold)
         score_rows, _ = causal.load_scorer(path, base, found, precision, lines or None)
-        return Classifier(found.labels, found.threshold, score_rows)
+        return Classifier(found.labels, found.rule, score_rows)
     found = checkpoint.check_encoder(path, ("Classification", "Classifier"), threshold)
     from emotion import inputs
 
     score_rows, _ = inputs.load_scorer(path, precision, lines or LINES)
-    return Classifier(found.labels, found.threshold, score_rows)
+    return Classifier(found.labels, found.rule, score_rows)
 
 
 def load_average(
@@ -101,4 +102,5 @@ def load_average(
         scores = [each.score_rows(rows, after_batch) for each in loaded]
         return np.average(scores, axis=0, weights=[each["weight"] for each in members]).round(6)
 
-    return Classifier(labels, checkpoint.resolve_threshold(path, labels, threshold), score_rows)
+    rule, _ = checkpoint.read_decision(path, labels, threshold)
+    return Classifier(labels, rule, score_rows)

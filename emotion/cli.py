@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from emotion import data, process, run
+from emotion import data, process, rules, run
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRACKERS = ("none", "tensorboard", "wandb", "trackio")
@@ -69,6 +69,14 @@ def add_threshold(group: Any) -> None:
     group.add_argument("--threshold", metavar="auto|T", type=threshold, default="auto", help=told)
 
 
+def add_tune(group: Any) -> None:
+    """Declare `--tune`."""
+    told = (
+        "the F1 that the decision rule is tuned for, and the best epoch kept; default: %(default)s"
+    )
+    group.add_argument("--tune", choices=tuple(rules.F1), default="micro", help=told)
+
+
 def add_precision(group: Any) -> None:
     """Declare `--precision`."""
     told = "auto: bf16 where the hardware computes in it, fp16 on older GPUs, else fp32"
@@ -112,6 +120,9 @@ def add_training_arguments(
     told = "what is not seen, blanks, repeated marks and letters, anonymised names; kept with the "
     told += "checkpoint; off: texts are read as they are; default: %(default)s"
     files.add_argument("--normalise", choices=("on", "off"), default="on", help=told)
+    told = "the target beside the sentence, or marked in it too, where begin and end say that it "
+    told += "stands; kept with the checkpoint; default: %(default)s"
+    files.add_argument("--target", choices=("pair", "marked"), default="marked", help=told)
     told = "pool train and dev and part them in K, labels spread evenly"
     files.add_argument("--folds", metavar="K", type=number(int, 2), help=told)
     told = "the part, from 0 to K - 1, to take for dev; train on the others"
@@ -129,6 +140,7 @@ def add_training_arguments(
     count(training, "--save-steps", defaults["save_steps"], told)
     told = "go on from the last whole checkpoint in the output directory"
     training.add_argument("--resume", action="store_true", help=told)
+    add_tune(training)
     told = "send the training curves to a tracker, which has to be installed; default: %(default)s"
     training.add_argument("--report-to", choices=TRACKERS, default="none", help=told)
     return training

@@ -68,7 +68,7 @@ def load_to_train(path: Path | str, labels: Sequence[str], head: str) -> tuple[A
     settings |= {"problem_type": "multi_label_classification"}
     with loading(path):
         before, config = load_config(path), load_config(path, **settings)
-        for name in ("auto_map", "threshold"):  # of the training before
+        for name in ("auto_map", "threshold", "at_least_one"):  # of the training before
             vars(config).pop(name, None)
         tokenizer = load_tokenizer(path, config)
         architecture = (before.architectures or [""])[0]

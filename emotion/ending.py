@@ -11,54 +11,58 @@ from emotion import card, data, outputs, process, statistics
 from emotion.checkpoint import Checkpoint
 from emotion.data import Corpora
 from emotion.process import AfterBatch, ScoreRows
+from emotion.rules import Rule
 from emotion.run import Run
 
 
-def choose_threshold(
+def choose_rule(
     run: Run,
     labels: Sequence[str],
     gold: np.ndarray,
     scores: np.ndarray,
     sentences: np.ndarray,
-    given: str | float,
-) -> float:
-    """The threshold of a run: `given`, or where it is "auto" tuned on dev; saved in `best/`.
+    constant_answer: Sequence[str],
+) -> Rule:
+    """The decision rule of a run: `--threshold`, or where that is "auto" tuned on dev; saved in
+    `best/`.
+
+    Tuned are one threshold, and one threshold with at least one label; the second is taken only
+    where cross-fitting prefers it.
 
     Args:
         gold, scores: of dev, shape [lines, labels].
         sentences: as of `data.sentences`.
+        constant_answer: the best of train, noted too.
     """
-    tuned = given == "auto"
-    threshold = utils.tune_threshold(gold, scores) if tuned else float(given)
-    decision: dict[str, Any] = {"labels": list(labels), "threshold": threshold}
-    decision["tuned_on"] = "dev" if tuned else None
-    if tuned:
-        cross_fitted = statistics.cross_fitted_decisions(gold, scores, sentences)
-        decision |= {
-            "micro_f1": utils.micro_f1(gold, utils.decide(scores, threshold)),
-            "micro_f1_cross_fitted": utils.micro_f1(gold, cross_fitted),
-            "micro_f1_at_0.5": utils.micro_f1(gold, utils.decide(scores, 0.5)),
-        }
-        utils.log.info(
-            "threshold %.3f, tuned on dev: micro-F1 %.4f on the lines it was tuned on, "
-            "%.4f cross-fitted, %.4f at 0.5",
-            threshold,
-            *(decision[f"micro_f1{rule}"] for rule in ("", "_cross_fitted", "_at_0.5")),
-        )
+    given, average = run.args.threshold, run.args.tune
+    decision: dict[str, Any] = {"labels": list(labels)}
+    if given == "auto":
+        tried = statistics.tune_rules(gold, scores, sentences, average)
+        for each, figures in tried:
+            utils.log.info(
+                "%s: dev %s-F1 %.4f on the lines it was tuned on, %.4f cross-fitted, %.4f at 0.5",
+                *(each, average, *figures.values()),
+            )
+        rule, figures = tried[0]
+        utils.log.info("taken: %s", rule)
+        decision |= rule._asdict() | {"tuned_on": "dev", "tuned_for": f"{average}_f1"} | figures
+    else:
+        rule = Rule(float(given))
+        decision |= rule._asdict() | {"tuned_on": None}
     if not run.writes_nothing:
         best = run.directory / "best"
         best.mkdir(exist_ok=True)  # where the run has no weights of its own
+        decision["constant_answer"] = list(constant_answer)
         outputs.write_json(best / "decision.json", decision)
         if config := outputs.read_json(best / "config.json"):  # of an encoder
-            outputs.write_json(best / "config.json", config | {"threshold": threshold})
-    return threshold
+            outputs.write_json(best / "config.json", config | rule._asdict())
+    return rule
 
 
 def conclude(
     run: Run,
     corpora: Corpora,
     score_split: Callable[[str, AfterBatch], np.ndarray],
-    threshold: str | float,
     history: Sequence[dict[str, float]],
 ) -> None:
     """End a training: scores of dev and test, decision rule, predictions, metrics."""
@@ -68,22 +72,24 @@ def conclude(
         with process.Progress(len(lines), "line", split) as progress:
             scored[split] = [(lines, score_split(split, progress.update))]
     [(_, dev)] = scored["dev"]
-    sentences = data.sentences(rows["dev"])
-    rule = choose_threshold(run, corpora.labels, corpora.gold["dev"], dev, sentences, threshold)
-    run.write_scores(scored, corpora.gold, corpora.labels, rule)
+    labels, gold, sentences = corpora.labels, corpora.gold, data.sentences(rows["dev"])
+    constant_answer = statistics.best_constant_answer(gold["train"], labels)
+    run.note(constant_answer=constant_answer)
+    rule = choose_rule(run, labels, gold["dev"], dev, sentences, constant_answer)
+    run.write_scores(scored, gold, labels, rule, constant_answer)
     run.finish(history)
     if not run.writes_nothing and "model" in run.args:
         figures = {split: measure(*scored[split][0], corpora, split, rule) for split in rows}
-        card.write(run, corpora.labels, rule, {s: f for s, f in figures.items() if f})
+        card.write(run, labels, rule, {s: f for s, f in figures.items() if f})
 
 
 def measure(
-    rows: list[utils.Row], scores: np.ndarray, corpora: Corpora, split: str, threshold: float
+    rows: list[utils.Row], scores: np.ndarray, corpora: Corpora, split: str, rule: Rule
 ) -> dict[str, dict[str, float]]:
     """Micro- and macro-F1 of a split with their intervals; empty where it is not labelled."""
     if split not in corpora.gold:
         return {}
-    decisions = utils.decide(scores, threshold)[None]
+    decisions = rule(scores)[None]
     gold, sentences = corpora.gold[split].astype(bool), data.sentences(rows)
     micro, per_label = statistics.bootstrap_f1(gold, decisions, sentences, card.RESAMPLES, 0)
     found = {"micro-F1": micro[:, 0], "macro-F1": per_label[:, 0].mean(-1)}
@@ -106,5 +112,6 @@ def predict_files(
 
     chunks = {split: score_windows(path, lines) for split, (path, lines, _) in files.items()}
     labelled = {split for split, (_, _, is_labelled) in files.items() if is_labelled}
-    run.write_scores(chunks, labelled, found.labels, found.threshold)
+    run.note(constant_answer=found.constant_answer)
+    run.write_scores(chunks, labelled, found.labels, found.rule, found.constant_answer)
     run.finish()

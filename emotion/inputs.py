@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 import utils
-from emotion import encoder, process, scoring
+from emotion import encoder, process, scoring, targets
 from emotion.modeling import GRUClassifier
-from emotion.vocabulary import as_text, check_ids
+from emotion.vocabulary import check_ids
 
 Example = dict[str, list[int]]
 NO_LIMIT = 2**30  # tokens
@@ -46,17 +46,16 @@ def encode(
     """
     limit = longest_input(tokenizer, model)
     normalises = getattr(model.config, "normalise_text", True)
-    read = zip(*(utils.text_and_target(row, normalises) for row in rows), strict=True)
-    pairs = list(zip(*(as_text(texts, tokenizer) for texts in read), strict=True))
+    pairs = targets.read(rows, tokenizer, normalises, getattr(model.config, "target_marks", None))
     examples: list[Example] = [{} for _ in rows]
     for has_target in (True, False):
         chosen = [n for n, (_, target) in enumerate(pairs) if (target is not None) == has_target]
         if not chosen:
             continue
-        targets = [pairs[index][1] for index in chosen] if has_target else None
+        asked = [pairs[index][1] for index in chosen] if has_target else None
         room = limit - tokenizer.num_special_tokens_to_add(pair=has_target) - 1
         cut: dict[int, str] = {}
-        target_ids = tokenizer(targets, add_special_tokens=False)["input_ids"] if targets else []
+        target_ids = tokenizer(asked, add_special_tokens=False)["input_ids"] if asked else []
         for index, ids in zip(chosen, target_ids, strict=has_target):
             if len(ids) > room:
                 where = f"id {rows[index].get('id')!r}: input.target.form"
@@ -67,7 +66,7 @@ def encode(
                 cut[index] = tokenizer.decode(ids[: room // 2])
         encoded = tokenizer(
             [pairs[index][0] for index in chosen],
-            targets and [cut.get(index, pairs[index][1]) for index in chosen],
+            asked and [cut.get(index, pairs[index][1]) for index in chosen],
             truncation="only_first",
             max_length=limit,
         )

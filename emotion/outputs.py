@@ -12,6 +12,7 @@ import numpy as np
 
 import utils
 from emotion import statistics
+from emotion.rules import Rule
 
 Scored = Iterable[tuple[list[utils.Row], np.ndarray]]  # (rows, probabilities) in the file's order
 
@@ -69,12 +70,7 @@ def tell_of_disk(directory: Path, trained: int) -> None:
 
 
 def write_predictions(
-    directory: Path,
-    split: str,
-    chunks: Scored,
-    labels: Sequence[str],
-    threshold: float,
-    labelled: bool,
+    directory: Path, split: str, chunks: Scored, labels: Sequence[str], rule: Rule, labelled: bool
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Write `<split>.jsonl`, the corpus with its `output` filled, and `<split>.scores.jsonl`.
 
@@ -90,7 +86,7 @@ def write_predictions(
         whole_file(directory / f"{split}.scores.jsonl") as scores,
     ):
         for rows, probabilities in chunks:
-            decisions = utils.decide(probabilities, threshold)
+            decisions = rule(probabilities)
             for row, line, decision in zip(rows, probabilities, decisions, strict=True):
                 filled = row | {"output": utils.decode_labels(decision, labels)}
                 print(json.dumps(filled, ensure_ascii=False), file=predictions)
@@ -105,17 +101,26 @@ def write_predictions(
     return np.concatenate(gold), np.concatenate(found)
 
 
-def metrics_table(split: str, labels: np.ndarray, metrics: dict[str, Any], threshold: float) -> str:
-    """The metrics of one split as text for the screen."""
+def metrics_table(
+    split: str,
+    labels: np.ndarray,
+    metrics: dict[str, Any],
+    rule: Rule,
+    constant_answer: Sequence[str],
+) -> str:
+    """The metrics of one split as text for the screen.
+
+    Args:
+        constant_answer: the labels of the trivial baseline, where it is known.
+    """
     per_emotion = metrics["per_emotion"]
     width = max(14, *(len(name) + 2 for name in per_emotion))
     lines = [f"{split:<{width}}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}"]
     for name, scores in per_emotion.items():
         values = "".join(f"{scores[key]:>10.3f}" for key in ("precision", "recall", "f1"))
         lines.append(f"{name:<{width}}{values}{scores['support']:>10}")
-    baseline, column = statistics.majority_micro_f1(labels)
     tuned, half = metrics["micro_f1"], metrics["micro_f1_at_0.5"]
-    lines.append(f"micro-F1 {tuned:.4f} at threshold {threshold:.3f}, {half:.4f} at 0.5;")
-    always = f"always {list(per_emotion)[column]!r}: micro-F1 {baseline:.4f}"
-    lines.append(f"macro-F1 {metrics['macro_f1']:.4f}; {always}")
+    lines.append(f"micro-F1 {tuned:.4f} at {rule}, {half:.4f} at 0.5;")
+    always = statistics.show_constant(labels, list(per_emotion), constant_answer)
+    lines.append(f"macro-F1 {metrics['macro_f1']:.4f}{'; ' * bool(always)}{always}")
     return "\n".join(lines)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import utils
-from emotion import outputs
-from emotion.vocabulary import as_text, check_ids
+from emotion import outputs, targets
+from emotion.vocabulary import check_ids
 
 SHORTEST = 8  # tokens of a row
 Suffix = list[int]  # the token ids of a line after the shared beginning
@@ -25,7 +25,7 @@ class Prompt:
         strings: as of `make_strings`.
         max_length: the longest prompt with its answer, in tokens.
         vocabulary: the tokens that the model has.
-        normalises: whether texts are read as of `utils.normalise_text`.
+        normalises, marks: how lines are read, as of `targets.read`.
 
     Raises:
         utils.InputError: the tokenizer cannot tell the answers apart, or is not the model's; the
@@ -39,9 +39,10 @@ class Prompt:
         max_length: int,
         vocabulary: int,
         normalises: bool = True,
+        marks: Sequence[str] | None = None,
     ) -> None:
         self.tokenizer, self.strings, self.max_length = tokenizer, strings, max_length
-        self.vocabulary, self.normalises = vocabulary, normalises
+        self.vocabulary, self.normalises, self.marks = vocabulary, normalises, marks
         begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
         beginning = [tokenizer.bos_token_id] if begins else []
         self.prefix_ids: list[int] = beginning + self.tokenize(strings["prefix"])[0]
@@ -72,7 +73,8 @@ class Prompt:
             base: the config of the base model, whose measures are kept too.
         """
         settings = {"objective": objective, "max_length": self.max_length, "labels": list(labels)}
-        settings |= {"strings": self.strings, "normalise": self.normalises, "base": measures(base)}
+        settings |= {"strings": self.strings, "normalise": self.normalises}
+        settings |= {"target_marks": self.marks, "base": measures(base)}
         outputs.write_json(directory / "prompt.json", settings)
 
     def tokenize(self, *texts: str) -> list[list[int]]:
@@ -91,14 +93,9 @@ class Prompt:
         Raises:
             utils.InputError: a target, or the end of the prompt, leaves no room for the text.
         """
-        pairs = [utils.text_and_target(row, self.normalises) for row in rows]
+        pairs = targets.read(rows, self.tokenizer, self.normalises, self.marks)
         before, after = self.strings["target"], self.strings["response"]
         texts = self.tokenize(*(text for text, _ in pairs))
-        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
-        for index, ids in enumerate(texts):
-            if special & set(ids):  # of tokenizers that cannot split them
-                [plain] = as_text([pairs[index][0]], self.tokenizer)
-                [texts[index]] = self.tokenize(str(plain))
         ends = self.tokenize(*((before + target if target else "") + after for _, target in pairs))
         [answer] = self.tokenize(after)
         for number, end in enumerate(ends):

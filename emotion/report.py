@@ -8,7 +8,7 @@ import numpy as np
 
 import utils
 from emotion.prompt_words import KOREAN
-from emotion.statistics import majority_micro_f1, show_interval
+from emotion.statistics import show_constant, show_interval
 from emotion.systems import System
 
 KOREAN_FONTS = (
@@ -17,11 +17,12 @@ KOREAN_FONTS = (
 )
 
 
-def comparison_table(split: str, gold: np.ndarray, comparison: dict[str, Any]) -> str:
+def comparison_table(
+    split: str, gold: np.ndarray, comparison: dict[str, Any], constant_answer: Sequence[str]
+) -> str:
     """The comparison of one split, of `statistics.compare`, as text for the screen."""
     systems, resamples = comparison["systems"], comparison["resamples"]
     labels = list(next(iter(systems.values()))["per_emotion"])
-    baseline, column = majority_micro_f1(gold)
     width = max(map(len, systems)) + 2
     named = "".join(f"{name[:9]:>10}" for name in labels)
     count = f"{len(gold)} lines of {comparison['sentences']} sentences"
@@ -31,7 +32,7 @@ def comparison_table(split: str, gold: np.ndarray, comparison: dict[str, Any]) -
         each = "".join(f"{figures['per_emotion'][label]['value']:>10.3f}" for label in labels)
         micro, macro = show_interval(figures["micro_f1"]), show_interval(figures["macro_f1"])
         lines.append(f"{name:<{width}}{micro:<24}{macro:<24}{each}")
-    lines.append(f"always {labels[column]!r}: micro-F1 {baseline:.3f}")
+    lines += filter(None, [show_constant(gold, labels, constant_answer)])
     if comparison["pairs"]:
         told = "paired bootstrap, two-sided, not corrected for their number"
         lines.append(f"difference of micro-F1, and p-value ({told}):")

@@ -22,6 +22,7 @@ from typing import Any
 
 import utils
 from emotion import outputs, process, statistics
+from emotion.rules import Rule
 
 PACKAGES = (
     *("torch", "transformers", "peft", "bitsandbytes", "accelerate"),
@@ -237,9 +238,11 @@ class Run:
         scored: Mapping[str, outputs.Scored],
         labelled: Collection[str],
         labels: Sequence[str],
-        threshold: float,
+        rule: Rule,
+        constant_answer: Sequence[str],
     ) -> None:
-        """Write predictions for every split scored, and metrics of those labelled; print these.
+        """Write predictions for every split scored, and metrics of those labelled; print these,
+        and those of a constant answer.
 
         Of several processes, each takes its part in the scoring, and the main one writes.
         """
@@ -251,14 +254,11 @@ class Run:
         for split, chunks in scored.items():
             gold, kinds = split in labelled, ("jsonl", "scores.jsonl")
             self.made[:0] = [self.directory / f"{split}.{kind}" for kind in kinds] * bool(self.made)
-            found = outputs.write_predictions(
-                self.directory, split, chunks, labels, threshold, gold
-            )
+            found = outputs.write_predictions(self.directory, split, chunks, labels, rule, gold)
             if found:
-                decisions = utils.decide(found[1], threshold)
-                metrics[split] = statistics.compute_metrics(*found, decisions, labels)
-                table = outputs.metrics_table(split, found[0], metrics[split], threshold)
-                utils.log.info("\n%s", table)
+                metrics[split] = statistics.compute_metrics(*found, rule(found[1]), labels)
+                told = outputs.metrics_table(split, found[0], metrics[split], rule, constant_answer)
+                utils.log.info("\n%s", told)
         outputs.write_json(self.directory / "metrics.json", metrics)
 
 

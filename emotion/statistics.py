@@ -1,5 +1,6 @@
 """Metrics, cross-fitting, the bootstrap, paired differences, and the weights of an average."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,18 +8,36 @@ from typing import Any
 import numpy as np
 
 import utils
+from emotion import rules
 
 ROUNDS = 20  # of ensemble selection; a weight is a multiple of one in so many
 RESAMPLES_AT_ONCE = 250
-Fit = Callable[[np.ndarray, np.ndarray], utils.Rule]  # from labels and probabilities to a rule
 
 
-def majority_micro_f1(labels: np.ndarray) -> tuple[float, int]:
-    """The trivial baseline: micro-F1 of always answering the most frequent label, and its index."""
-    column = int(labels.sum(0).argmax())
-    answer = np.zeros(labels.shape, dtype=bool)
-    answer[:, column] = True
-    return utils.micro_f1(labels, answer), column
+def best_constant_answer(labels: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The trivial baseline: the labels that, given to every line, have the highest micro-F1.
+
+    Args:
+        labels: zeros and ones, [lines, labels].
+    """
+    support = labels.sum(0)
+    descending = np.argsort(-support, kind="stable")
+    sizes = np.arange(1, len(names) + 1) * len(labels) + support.sum()
+    best = (support[descending].cumsum() / sizes).argmax()
+    return [names[column] for column in sorted(descending[: best + 1])]
+
+
+def constant_decisions(lines: int, names: Sequence[str], answer: Sequence[str]) -> np.ndarray:
+    """The same answer for every line, as decisions [lines, labels]."""
+    return np.tile([name in answer for name in names], (lines, 1))
+
+
+def show_constant(labels: np.ndarray, names: Sequence[str], answer: Sequence[str]) -> str:
+    """What a constant answer reaches, as text; nothing where there is none."""
+    if not answer:
+        return ""
+    reached = utils.micro_f1(labels, constant_decisions(len(labels), names, answer))
+    return f"always {', '.join(answer)}: micro-F1 {reached:.4f}"
 
 
 def compute_metrics(
@@ -59,7 +78,7 @@ def cross_fitted_decisions(
     labels: np.ndarray,
     probabilities: np.ndarray,
     sentences: np.ndarray,
-    fit: Fit = utils.fit_threshold,
+    fit: rules.Fit = rules.fit,
     folds: int = 5,
     seed: int = 0,
 ) -> np.ndarray:
@@ -81,6 +100,30 @@ def cross_fitted_decisions(
         rule = fit(labels[~inside], probabilities[~inside])
         decisions[inside] = rule(probabilities[inside])
     return decisions
+
+
+def tune_rules(
+    gold: np.ndarray, scores: np.ndarray, sentences: np.ndarray, average: str = "micro"
+) -> list[tuple[rules.Rule, dict[str, float]]]:
+    """One threshold, and one with at least one label, tuned, and for macro-F1 a threshold for each
+    label too; the one that cross-fitting prefers comes first.
+
+    Args:
+        average: "micro" or "macro", of F1.
+
+    Returns:
+        Of each the rule, and its F1 tuned, cross-fitted, and with the threshold 0.5.
+    """
+    f1, name, tried = rules.F1[average], f"{average}_f1", []
+    one = functools.partial(rules.fit, average=average)
+    kinds: list[rules.Fit] = [one, functools.partial(one, at_least_one=True)]
+    for fit in [*kinds, rules.fit_each] if average == "macro" else kinds:
+        rule = fit(gold, scores)
+        half = rule._replace(threshold=0.5)
+        cross_fitted = cross_fitted_decisions(gold, scores, sentences, fit)
+        figures = {name: f1(gold, rule(scores)), f"{name}_cross_fitted": f1(gold, cross_fitted)}
+        tried.append((rule, figures | {f"{name}_at_0.5": f1(gold, half(scores))}))
+    return sorted(tried, key=lambda each: -each[1][f"{name}_cross_fitted"])  # level: the first
 
 
 def bootstrap_f1(
@@ -202,7 +245,7 @@ def select_weights(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         reached = []
         for candidate in np.eye(len(counts)):
             averages = np.average(scores, axis=1, weights=counts + candidate)
-            rule = utils.fit_threshold(labels, averages)
+            rule = rules.fit(labels, averages)
             reached.append(utils.micro_f1(labels, rule(averages)))
         counts[np.argmax(reached)] += 1
     return counts / ROUNDS
@@ -215,10 +258,10 @@ def choose_weights(labels: np.ndarray, scores: np.ndarray, sentences: np.ndarray
     """
     found = []
 
-    def fit(labels: np.ndarray, scores: np.ndarray) -> utils.Rule:
+    def fit(labels: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         weights = select_weights(labels, scores)
         found.append(weights)
-        rule = utils.fit_threshold(labels, np.average(scores, axis=1, weights=weights))
+        rule = rules.fit(labels, np.average(scores, axis=1, weights=weights))
         return lambda others: rule(np.average(others, axis=1, weights=weights))
 
     tuned = utils.micro_f1(labels, cross_fitted_decisions(labels, scores, sentences, fit))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import utils
-from emotion import data, outputs
+from emotion import data, outputs, statistics
 from emotion import run as run_directory
 
 Rows = dict[str, list[utils.Row]]  # by split
@@ -126,6 +126,12 @@ def read_systems(paths: Sequence[Path], files: Files) -> tuple[list[System], Row
     return [join_folds(group, corpora, labels) for group in groups.values()], corpora, labels
 
 
+def constant_answer(paths: Sequence[Path]) -> list[str]:
+    """The constant answer that the first of the runs notes; empty where none does."""
+    noted = ((outputs.read_json(path / "run.json") or {}).get("constant_answer") for path in paths)
+    return next(filter(None, noted), [])
+
+
 def comparable(run: dict[str, Any]) -> dict[str, Any]:
     """The arguments that tell a run from others, with "fold" where it was made with --folds.
 
@@ -183,7 +189,7 @@ def join_folds(
 ) -> System:
     """The runs of all folds, by fold, as one System.
 
-    Its threshold is tuned on the scores of all lines of train and dev.
+    Its decision rule is tuned on the scores of all lines of train and dev.
     """
     paths, runs = zip(*(group[fold] for fold in sorted(group)), strict=True)
     folds = runs[0]["arguments"]["folds"]
@@ -197,6 +203,8 @@ def join_folds(
         rows = corpora["test"]
         tests = [in_order(run["ids"]["test"], run["scores"]["test"], rows) for run in runs]
         scores["test"] = np.mean(tests, axis=0)
-    rule = utils.fit_threshold(utils.encode_labels(corpora["dev"], labels), scores["dev"])
+    gold, sentences = utils.encode_labels(corpora["dev"], labels), data.sentences(corpora["dev"])
+    average = runs[0]["arguments"].get("tune", "micro")
+    rule, _ = statistics.tune_rules(gold, scores["dev"], sentences, average)[0]
     decisions = {split: rule(values) for split, values in scores.items()}
     return System(f"{paths[0]} and its other folds", list(paths), scores, decisions, [])

@@ -25,7 +25,7 @@ class Window(NamedTuple):
     """Texts in their order, their targets, and the rows of a table or corpus that they are of."""
 
     texts: list[str]
-    targets: list[str | None]
+    targets: list[Any]  # strings, or as a corpus has them
     rows: list[dict[str, Any]]
 
 
@@ -36,7 +36,7 @@ class Source(NamedTuple):
 
     format: str
     columns: list[str]
-    items: Iterable[tuple[str, str | None, dict[str, Any]]]
+    items: Iterable[tuple[str, Any, dict[str, Any]]]
 
     def windows(self) -> Iterator[Window]:
         """The texts, WINDOW at a time."""
@@ -75,15 +75,9 @@ def open_source(args: argparse.Namespace) -> Source:
     if form == "jsonl":
         data.summarise(path, (), predicts=True)
         rows = utils.iter_corpus(path, warn=False)
-        return Source(form, [], ((row["input"]["form"], target_of(row), row) for row in rows))
+        given = ((row["input"]["form"], row["input"].get("target"), row) for row in rows)
+        return Source(form, [], given)
     return open_table(path, form, args)
-
-
-def target_of(row: utils.Row) -> str | None:
-    """The target of a row of a corpus as it stands there."""
-    target = row["input"].get("target")
-    named = target.get("form") if isinstance(target, dict) else None
-    return named if isinstance(named, str) else None
 
 
 def open_table(path: Path, form: str, args: argparse.Namespace) -> Source:

@@ -23,7 +23,7 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from transformers import get_linear_schedule_with_warmup, set_seed
 
 import utils
-from emotion import ending, outputs, process, scoring
+from emotion import ending, outputs, process, rules, scoring
 from emotion.data import Corpora
 from emotion.run import STATE_FILE, Run, checkpoint_is_whole, last_whole_checkpoint
 from emotion.task import Task
@@ -185,7 +185,7 @@ class Training:
                 self.stop_if_told()
 
             scores = self.task.score(self.model, "dev", after_batch)
-        metrics = utils.micro_f1_by_rule(gold, scores)
+        metrics = rules.best_f1(gold, scores)
         history = self.state.history
         losses = [each["loss"] for each in history if each["epoch"] > epoch - 1 and "loss" in each]
         self.state.epochs = epoch
@@ -195,8 +195,8 @@ class Training:
             *(epoch, self.epochs, f"loss {np.mean(losses):.4f}, " * bool(losses)),
             *(speed, metrics["micro_f1"], metrics["micro_f1_at_0.5"]),
         )
-        if metrics["micro_f1"] > self.state.best:
-            self.state.best = metrics["micro_f1"]
+        if (reached := metrics[f"{self.run.args.tune}_f1"]) > self.state.best:
+            self.state.best = reached
             self.keep_as_best()
         self.save()
 
@@ -296,5 +296,5 @@ def fit(
         outputs.tell_of_disk(run.directory, sum(each.nbytes for each in trained))
     history = Training(run, accelerator, corpora, task, args.epochs, args.save_steps).train()
     score = functools.partial(task.score, task.load_best(run.directory / "best"))
-    ending.conclude(run, corpora, score, args.threshold, history)
+    ending.conclude(run, corpora, score, history)
     accelerator.end_training()

@@ -37,13 +37,13 @@ def check_unknown(tokenizer: Any, rows: Sequence[Sequence[int]]) -> None:
         utils.log.info(told)
 
 
-def as_text(texts: Sequence[str | None], tokenizer: Any) -> list[str | None]:
+def as_text(texts: Sequence[str], tokenizer: Any) -> list[str]:
     """Texts in which nothing is a special token: such get a space behind their first character."""
     special = [token for token in tokenizer.all_special_tokens if len(token) > 1]
 
-    def plain(text: str | None) -> str | None:
+    def plain(text: str) -> str:
         for token in special:
-            if text and token in text:
+            if token in text:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 

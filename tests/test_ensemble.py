@@ -40,7 +40,7 @@ def make_run(directory, files, scores, names=EMOTIONS):
     Args:
         files, scores: by split. `scores` may be a function of the labels.
     """
-    args = argparse.Namespace(output_dir=directory, threshold="auto", seed=0)
+    args = argparse.Namespace(output_dir=directory, threshold="auto", tune="micro", seed=0)
     rows = {split: utils.read_corpus(file) for split, file in files.items()}
     gold = {
         split: utils.encode_labels(each, names)
@@ -53,9 +53,10 @@ def make_run(directory, files, scores, names=EMOTIONS):
     with Run(args, "bert_plain.py") as run:
         run.note_files(files)
         each = np.arange(len(gold["dev"]))
-        rule = ending.choose_threshold(run, names, gold["dev"], values["dev"], each, "auto")
+        run.note(constant_answer=names[:1])
+        rule = ending.choose_rule(run, names, gold["dev"], values["dev"], each, names[:1])
         scored = {split: [(rows[split], values[split])] for split in scores}
-        run.write_scores(scored, gold, names, rule)
+        run.write_scores(scored, gold, names, rule, names[:1])
         run.finish()
     return directory
 
@@ -114,8 +115,9 @@ def test_average_beats_its_members_and_writes_a_run_like_any_other(members, tmp_
     run = read_json(output / "run.json")
     assert run["data"]["test"]["lines"] == 200 and run["seconds"] >= 0
     assert "matplotlib" in run["versions"]
-    threshold = checkpoint.resolve_threshold(output / "best", EMOTIONS, "auto")
-    assert threshold == pytest.approx(0.5, abs=0.25)
+    rule, constant_answer = checkpoint.read_decision(output / "best", EMOTIONS, "auto")
+    assert rule.threshold == pytest.approx(0.5, abs=0.25) and constant_answer == ["joy"]
+    assert "always joy: micro-F1 0." in process.stdout
 
     comparison = read_json(output / "comparison.json")["test"]
     assert list(comparison["systems"]) == [*map(str, members), "the average"]
@@ -284,8 +286,9 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     assert f"| {run} | {metrics['micro_f1']:.3f} [" in table
     assert f"| {metrics['macro_f1']:.3f} [" in table
     gold = utils.encode_labels(rows[400:500], EMOTIONS)
-    baseline, column = statistics.majority_micro_f1(gold)
-    assert f"| always {EMOTIONS[column]} | {baseline:.3f} |" in table
+    answer = statistics.best_constant_answer(utils.encode_labels(rows[:300], EMOTIONS), EMOTIONS)
+    always = statistics.constant_decisions(len(gold), EMOTIONS, answer)
+    assert f"| always {', '.join(answer)} | {utils.micro_f1(gold, always):.3f} |" in table
 
 
 def test_the_rules_of_the_ablation():

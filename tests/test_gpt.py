@@ -31,11 +31,12 @@ from transformers import (
 
 import gpt_train
 import utils
-from emotion import answer_model, answers, causal, checkpoint, data, memory, scoring
+from emotion import answer_model, answers, causal, checkpoint, data, memory, rules, scoring
 from emotion.answer_model import AnswerModel
 from emotion.prompt import Prompt, attention_mask
 from emotion.prompt_words import PROMPTS, make_strings
-from emotion.statistics import majority_micro_f1
+from emotion.statistics import best_constant_answer, constant_decisions
+from emotion.vocabulary import as_text
 
 CPU = torch.device("cpu")
 MODEL = utils.SAMPLE / "gpt-neox-tiny"
@@ -194,6 +195,7 @@ def test_a_text_that_looks_like_the_prompt_stays_text(tokenizer):
     [response] = prompt.tokenize(strings["response"])
     for row, suffix in zip(ROWS, prompt.encode(ROWS), strict=True):
         text, target = utils.text_and_target(row)
+        [text] = as_text([text], tokenizer)
         asked = text + (strings["target"] + target if target else "") + strings["response"]
         assert tokenizer.decode(suffix) == asked
         assert suffix[-len(response) :] == response
@@ -685,7 +687,12 @@ def test_a_sample_run_trains_and_is_predicted_with(gpt_run, tmp_path):
     assert process.stderr == ""
     metrics = read_json(run / "metrics.json")
     dev = utils.read_corpus(utils.SAMPLE / "dev.jsonl", labelled=True)
-    baseline, _ = majority_micro_f1(utils.encode_labels(dev, EMOTIONS))
+    answer = read_json(run / "run.json")["constant_answer"]
+    train = utils.read_corpus(utils.SAMPLE / "train.jsonl", labelled=True)
+    assert answer == best_constant_answer(utils.encode_labels(train, EMOTIONS), EMOTIONS)
+    always = constant_decisions(len(dev), EMOTIONS, answer)
+    baseline = utils.micro_f1(utils.encode_labels(dev, EMOTIONS), always)
+    assert f"always {', '.join(answer)}: micro-F1 {baseline:.4f}" in process.stdout
     assert metrics["dev"]["micro_f1"] > baseline + 0.10
     assert "test" not in metrics
     wanted = {"adapter_model.safetensors", "adapter_config.json", "prompt.json", "decision.json"}
@@ -806,14 +813,14 @@ def test_a_checkpoint_holds_no_base_and_resume_ends_the_same(small, monkeypatch,
     whole, run = tmp_path / "whole", tmp_path / "run"
     arguments = [*small, "--epochs", 2]
     train(*arguments, "--output-dir", whole)
-    evaluate = utils.micro_f1_by_rule
+    evaluate = rules.best_f1
 
     def stop(*scored):
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*scored)
 
     with monkeypatch.context() as patch:
-        patch.setattr(utils, "micro_f1_by_rule", stop)
+        patch.setattr(rules, "best_f1", stop)
         told = train(*arguments, "--output-dir", run, code=130).stderr
     [checkpoint] = (run / "checkpoints").iterdir()
     assert str(checkpoint) in told and "--resume" in told

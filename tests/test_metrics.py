@@ -1,6 +1,7 @@
 """Metrics against cases worked out by hand, the decision rule against trying every threshold."""
 
 import functools
+import itertools
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import utils
-from emotion import checkpoint, data, outputs, statistics
+from emotion import checkpoint, data, outputs, rules, statistics
 
 # Two lines. Line 1: joy and anger are there, joy is found, sadness is not there but predicted.
 # Line 2: fear, found.
@@ -45,11 +46,20 @@ def test_metrics_without_any_label():
     assert metrics["exact_match"] == 1
 
 
-def test_majority_baseline():
-    rows = [make_row(labels=labels) for labels in (("fear",), ("joy", "fear"), ())]
-    labels = utils.encode_labels(rows, EMOTIONS)
-    fear = EMOTIONS.index("fear")
-    assert statistics.majority_micro_f1(labels) == (pytest.approx(2 * 2 / (3 + 3)), fear)
+def test_no_constant_answer_is_better_than_the_best():
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        labels = random.random((30, 4)) < random.random(4)
+        names = ["a", "b", "c", "d"]
+        answers = itertools.chain(*(itertools.combinations(names, n) for n in range(1, 5)))
+        reached = {
+            answer: utils.micro_f1(labels, statistics.constant_decisions(30, names, answer))
+            for answer in answers
+        }
+        best = statistics.best_constant_answer(labels, names)
+        assert reached[tuple(best)] == max(reached.values())
+    assert statistics.show_constant(labels, names, best).startswith(f"always {', '.join(best)}: ")
+    assert statistics.show_constant(labels, names, []) == ""
 
 
 cases = st.integers(1, 6).flatmap(
@@ -67,13 +77,21 @@ def test_no_threshold_is_better_than_the_tuned_one(case):
     assert 0 <= threshold <= 1
     thresholds = np.arange(-0.025, 1.05, 0.05)
     best = max(utils.micro_f1(labels, utils.decide(probabilities, each)) for each in thresholds)
-    reached = utils.micro_f1_by_rule(labels, probabilities)
+    reached = rules.best_f1(labels, probabilities)
     half = utils.micro_f1(labels, utils.decide(probabilities, 0.5))
     assert reached["micro_f1_at_0.5"] == half
     if labels.sum():
         assert reached["micro_f1"] == pytest.approx(best)
+        macro = (utils.macro_f1(labels, utils.decide(probabilities, each)) for each in thresholds)
+        assert reached["macro_f1"] == pytest.approx(max(macro))
+        at_least_one = rules.fit(labels, probabilities, at_least_one=True)
+        best = max(
+            utils.micro_f1(labels, utils.decide(probabilities, each, True)) for each in thresholds
+        )
+        assert utils.micro_f1(labels, at_least_one(probabilities)) == pytest.approx(best)
+        assert at_least_one(probabilities).any(-1).all()
         assert (
-            utils.fit_threshold(labels, probabilities)(probabilities)
+            rules.fit(labels, probabilities)(probabilities)
             == utils.decide(probabilities, threshold)
         ).all()
     else:
@@ -120,29 +138,40 @@ def decision(**changes):
         decision(threshold=True),
         decision(threshold="0.3"),
         decision(threshold=[0.3]),
+        decision(threshold=[0.3] * 7 + [2]),
         decision(threshold=1.5),
         decision(threshold=-0.1),
         decision(threshold=float("nan")),
+        decision(at_least_one="yes"),
     ],
 )
 def test_a_broken_decision_rule_is_refused(tmp_path, content):
     (tmp_path / "decision.json").write_text(content)
     with pytest.raises(utils.InputError, match=r"decision\.json: .*; give .* --threshold 0\.5"):
-        checkpoint.resolve_threshold(tmp_path, EMOTIONS, "auto")
-    assert checkpoint.resolve_threshold(tmp_path, EMOTIONS, 0.5) == 0.5  # told, it is not read
+        checkpoint.read_decision(tmp_path, EMOTIONS, "auto")
+    rule, _ = checkpoint.read_decision(tmp_path, EMOTIONS, 0.5)
+    assert rule == rules.Rule(0.5)  # told, it is not read
 
 
 @pytest.mark.parametrize("threshold", [0, 0.25, 1])
 def test_a_hand_may_edit_the_decision_rule(tmp_path, threshold):
     (tmp_path / "decision.json").write_text(decision(threshold=threshold, tuned_on="by hand"))
-    assert checkpoint.resolve_threshold(tmp_path, EMOTIONS, "auto") == threshold
+    assert checkpoint.read_decision(tmp_path, EMOTIONS, "auto")[0] == rules.Rule(threshold)
+    each = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, threshold]
+    (tmp_path / "decision.json").write_text(decision(threshold=each))
+    found, _ = checkpoint.read_decision(tmp_path, EMOTIONS, "auto")
+    assert found(np.full((1, 8), 0.35)).tolist() == [[True] * 3 + [False] * 4 + [threshold <= 0.35]]
+    edited = decision(threshold=threshold, at_least_one=True, constant_answer=["joy"])
+    (tmp_path / "decision.json").write_text(edited)
+    found = checkpoint.read_decision(tmp_path, EMOTIONS, "auto")
+    assert found == (rules.Rule(threshold, True), ["joy"])
 
 
 def test_predictions_keep_the_input_and_the_order(tmp_path):
     rows = [make_row("b", labels=None, note="kept"), make_row("a", labels=None)]
     chunks = [(rows[:1], PROBABILITIES[:1]), (rows[1:], PROBABILITIES[1:])]
     write = functools.partial(outputs.write_predictions, tmp_path, "test")
-    assert write(chunks, EMOTIONS, 0.5, labelled=False) is None
+    assert write(chunks, EMOTIONS, rules.Rule(0.5), labelled=False) is None
     written = utils.read_corpus(tmp_path / "test.jsonl", labelled=True)
     assert [row | {"output": None} for row in written] == [row | {"output": None} for row in rows]
     assert (utils.encode_labels(written, EMOTIONS) == (PROBABILITIES >= 0.5)).all()
@@ -156,19 +185,21 @@ def test_predictions_keep_the_input_and_the_order(tmp_path):
 def test_predictions_of_labelled_lines_give_what_metrics_are_made_of(tmp_path):
     rows = [make_row("a", labels=("joy", "anger")), make_row("b", labels=("fear",))]
     chunks = [(rows[:1], PROBABILITIES[:1]), (rows[1:], PROBABILITIES[1:])]
-    found = outputs.write_predictions(tmp_path, "dev", chunks, EMOTIONS, 0.42, labelled=True)
+    found = outputs.write_predictions(
+        tmp_path, "dev", chunks, EMOTIONS, rules.Rule(0.42), labelled=True
+    )
     assert (found[0] == LABELS).all() and (found[1] == PROBABILITIES).all()
     metrics = statistics.compute_metrics(*found, found[1] >= 0.42, EMOTIONS)
-    table = outputs.metrics_table("dev", LABELS, metrics, 0.42).splitlines()
+    table = outputs.metrics_table("dev", LABELS, metrics, rules.Rule(0.42), ["joy"]).splitlines()
     assert [line.split()[0] for line in table[1:9]] == list(EMOTIONS)
     assert table[-2] == "micro-F1 0.6667 at threshold 0.420, 0.4000 at 0.5;"
-    assert table[-1] == "macro-F1 0.2500; always 'joy': micro-F1 0.4000"
+    assert table[-1] == "macro-F1 0.2500; always joy: micro-F1 0.4000"
 
 
 def test_what_utf_8_cannot_hold_is_written_as_json_escapes_it(tmp_path):
     row = make_row("b\udc00", form="급식 \ud800 최고 \0", target=None)
     chunks = [([row], PROBABILITIES[:1])]
-    outputs.write_predictions(tmp_path, "test", chunks, EMOTIONS, 0.5, labelled=False)
+    outputs.write_predictions(tmp_path, "test", chunks, EMOTIONS, rules.Rule(0.5), labelled=False)
     [written] = utils.read_corpus(tmp_path / "test.jsonl")
     assert written["id"] == row["id"] and written["input"] == row["input"]
     assert json.loads((tmp_path / "test.scores.jsonl").read_text())["id"] == row["id"]
@@ -179,7 +210,9 @@ def test_labels_are_those_of_the_corpus_whatever_they_are(tmp_path):
     row = make_row("a") | {"output": {"good": True, "bad": "False"}}
     scores = np.array([[0.2, 0.7]])
     chunks = [([row], scores)]
-    gold, _ = outputs.write_predictions(tmp_path, "dev", chunks, labels, 0.5, labelled=True)
+    gold, _ = outputs.write_predictions(
+        tmp_path, "dev", chunks, labels, rules.Rule(0.5), labelled=True
+    )
     assert gold.tolist() == [[1, 0]]
     [written] = utils.read_corpus(tmp_path / "dev.jsonl", labelled=True)
     assert written["output"] == {"good": "False", "bad": "True"}
@@ -193,7 +226,9 @@ def test_a_file_that_is_not_finished_does_not_appear(tmp_path):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        outputs.write_predictions(tmp_path, "test", broken(), EMOTIONS, 0.5, labelled=False)
+        outputs.write_predictions(
+            tmp_path, "test", broken(), EMOTIONS, rules.Rule(0.5), labelled=False
+        )
     assert not list(tmp_path.iterdir())
 
 

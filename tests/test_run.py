@@ -445,7 +445,7 @@ def test_the_log_holds_what_was_printed_and_the_traceback_of_an_error(small, tmp
     def fail(*_):
         raise KeyError("a fault of our own")
 
-    monkeypatch.setattr(ending, "choose_threshold", fail)
+    monkeypatch.setattr(ending, "choose_rule", fail)
     with pytest.raises(KeyError):
         call("bert_plain.py", *arguments)
     log = (output / "train.log").read_text()

@@ -27,7 +27,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import utils
 from emotion import process as process_module
-from emotion import scoring, systems, training
+from emotion import rules, scoring, systems, training
 from emotion.data import Corpora
 from emotion.run import STATE_FILE, Run, last_whole_checkpoint
 from emotion.task import in_random_order, like_length
@@ -78,7 +78,7 @@ def trained(tmp_path):
     """A function that trains a task in a directory and returns the history."""
 
     def train(task, epochs=2, save_steps=None, resume=False):
-        args = argparse.Namespace(output_dir=tmp_path, resume=resume)
+        args = argparse.Namespace(output_dir=tmp_path, resume=resume, tune="micro")
         rows = {"train": [{"id": f"line-{n}"} for n in range(LINES)]}
         gold = np.array([[1.0]] * 5 + [[0.0]] * 5)
         corpora = Corpora(rows, ["joy"], {"dev": gold})
@@ -512,13 +512,13 @@ def test_weights_that_transformers_renames_are_read_back_as_they_were(
     else:
         (model / "model.safetensors").unlink()
         torch.save(weights, model / "pytorch_model.bin")
-    evaluated, by_rule = [], utils.micro_f1_by_rule
+    evaluated, by_rule = [], rules.best_f1
 
     def remember(gold, scores):
         evaluated.append(scores)
         return by_rule(gold, scores)
 
-    monkeypatch.setattr(utils, "micro_f1_by_rule", remember)
+    monkeypatch.setattr(rules, "best_f1", remember)
     arguments = [*small.arguments("bert_plain.py"), "--model", model, "--epochs", 1]
     process = call("bert_plain.py", *arguments, "--output-dir", output)
     assert process.returncode == 0, process.stderr

@@ -50,7 +50,13 @@ KILLED = {  # what the script is about to do: script, event, path, how often; th
     "after training": ("bert_plain.py", "open", "best/decision.json.partial", 1, 12),
     "before the metrics": ("bert_plain.py", "open", "metrics.json.partial", 1, 12),
     "in an epoch of gpt_train": ("gpt_train.py", "shutil.rmtree", "checkpoint-4", 2, 6),
-    "in the last epoch of gpt_train": ("gpt_train.py", "os.rmdir", "best.partial", 2, 12),
+    "in the last epoch of gpt_train": (
+        "gpt_train.py",
+        "open",
+        "12/training_state.json.partial",
+        1,
+        12,
+    ),
 }
 
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 import utils
-from emotion import data, statistics, systems
+from emotion import data, rules, statistics, systems
 
 SEEDS = (42, 43, 44)
 SETTINGS = ("--lr", "1e-4", "--head-lr", "1e-2", "--epochs", "2")
@@ -97,14 +97,7 @@ def fit_each(labels, probabilities):
 
 def fit_at_least_one(labels, probabilities):
     """One threshold, and the most probable emotion where none reaches it."""
-    decide = utils.fit_threshold(labels, probabilities)
-
-    def rule(others):
-        most_probable = others == others.max(-1, keepdims=True)
-        decisions = decide(others)
-        return decisions | (most_probable & ~decisions.any(-1, keepdims=True))
-
-    return rule
+    return rules.fit(labels, probabilities, at_least_one=True)
 
 
 def fit_half(labels, probabilities):
@@ -138,7 +131,7 @@ class Results:
         )
         return {"dev": dev, "test": fit(self.labels["dev"], scores["dev"])(scores["test"])}
 
-    def f1(self, name, seeds, fit=utils.fit_threshold):
+    def f1(self, name, seeds, fit=rules.fit):
         """Micro-F1 by split, averaged over seeds: [1 + resamples], the lines as they are first."""
         of_seeds = [self.decisions(name, seed, fit) for seed in seeds]
         f1 = {}
@@ -155,7 +148,7 @@ class Results:
         """F1 of the base, averaged over all its seeds, as `f1` gives it."""
         return self.f1(BASE, SEEDS)
 
-    def row(self, label, name, fit=utils.fit_threshold):
+    def row(self, label, name, fit=rules.fit):
         """A row of the table."""
         seeds = [seed for seed in SEEDS if (name, seed) in self.runs]
         found = self.f1(name, seeds, fit)

@@ -43,7 +43,7 @@ def fit(args: argparse.Namespace, run: Run) -> None:
     def score(split, after_batch):
         return model.predict_proba(texts[split]).round(6)
 
-    ending.conclude(run, corpora, score, args.threshold, [])
+    ending.conclude(run, corpora, score, [])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--corpus", metavar="DIR", type=Path, required=True)
     parser.set_defaults(folds=None, fold=None)
     cli.add_run_arguments(parser, "linear")
+    cli.add_tune(parser)
     cli.run_script(parser, fit, argv)
 
 

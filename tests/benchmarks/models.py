@@ -54,7 +54,7 @@ import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import utils
-from emotion import causal, scoring
+from emotion import causal, scoring, targets
 from emotion.inputs import longest_input
 
 LINES = {"train": 64, "dev": 48}
@@ -170,8 +170,11 @@ def measure(script: str, more: Sequence[Any], files: Path, precision: str) -> Me
 
 def plain_scores(best: Path, files: Path, precision: str) -> np.ndarray:
     """Scores of dev as a stranger gets them from a checkpoint, [lines, labels]."""
-    pairs = [utils.text_and_target(row) for row in utils.read_corpus(files / "dev")]
-    scored = score_causal if (best / "prompt.json").exists() else score_encoder
+    is_causal = (best / "prompt.json").exists()
+    scored = score_causal if is_causal else score_encoder
+    config = json.loads((best / ("prompt.json" if is_causal else "config.json")).read_text("utf-8"))
+    reading = AutoTokenizer.from_pretrained(best), True, config["target_marks"]
+    pairs = targets.read(utils.read_corpus(files / "dev"), *reading)
     products = scoring.autocast(torch.device("cpu"), precision)
     with torch.inference_mode(), products, warnings.catch_warnings(action="ignore"):
         return np.array(list(scored(best, files / "model", pairs, precision)))

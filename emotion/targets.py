@@ -1,0 +1,58 @@
+"""The target marked in its sentence, where `begin` and `end` say that it stands."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import utils
+from emotion.vocabulary import as_text
+
+MARKS = ("<<", ">>")  # before a target and behind it
+BEGIN, END = "\ufdd0", "\ufdd1"  # characters of no text, which stand for the marks
+NO_MARKS = str.maketrans({BEGIN: " ", END: " "})
+NOTHING = re.compile(rf"{BEGIN}\s*{END}")
+
+
+def reading(args: argparse.Namespace) -> tuple[bool, tuple[str, str] | None]:
+    """How `--normalise` and `--target` have lines read: `normalises` and `marks` of `read`."""
+    return args.normalise == "on", MARKS if args.target == "marked" else None
+
+
+def read(
+    rows: Sequence[utils.Row], tokenizer: Any, normalises: bool, marks: Sequence[str] | None
+) -> list[tuple[str, str | None]]:
+    """Sentence and target of each row as a model reads them; nothing in them is a special token.
+
+    Args:
+        normalises: whether as of `utils.normalise_text`.
+        marks: what stands before and behind a target in its sentence; None: nothing.
+    """
+    pairs = [utils.text_and_target(mark(row) if marks else row, normalises) for row in rows]
+    texts = as_text([text for text, _ in pairs], tokenizer)
+    named = as_text([target or "" for _, target in pairs], tokenizer)
+    if marks:
+        texts = [put(marks, text, target) for text, target in zip(texts, named, strict=True)]
+    return [(text, target or None) for text, target in zip(texts, named, strict=True)]
+
+
+def put(marks: Sequence[str], text: str, target: str) -> str:
+    """A text with the marks in the place of BEGIN and END; between them the target, where that is
+    an anonymised name, and gone.
+    """
+    text = NOTHING.sub(lambda _: f"{BEGIN}{target}{END}", text)
+    return text.replace(BEGIN, marks[0]).replace(END, marks[1])
+
+
+def mark(row: utils.Row) -> utils.Row:
+    """A row whose sentence has BEGIN and END around its target, if that stands in its place."""
+    form, target = row["input"]["form"], row["input"].get("target")
+    named, begin, end = (
+        target.get(key) if isinstance(target, dict) else None for key in ("form", "begin", "end")
+    )
+    is_place = type(begin) is type(end) is int and begin >= 0
+    if not is_place or not named or form[begin:end] != named:
+        return row
+    before, inside, after = (each.translate(NO_MARKS) for each in (form[:begin], named, form[end:]))
+    marked = f"{before}{BEGIN}{inside}{END}{after}"
+    return row | {"input": row["input"] | {"form": marked}}

@@ -1,0 +1,94 @@
+"""The target marked in its sentence: how it is read, and that a checkpoint keeps it."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import EMOTIONS, call, make_row, write_rows
+from small_runs import MODELS, SmallRuns
+from transformers import AutoTokenizer
+
+import predict
+import utils
+from emotion import targets
+
+MARKS = ("<<", ">>")
+
+
+@pytest.fixture(scope="module")
+def small(made_once):
+    return SmallRuns(made_once)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(MODELS["bert_plain.py"])
+
+
+def about(form, target, begin=None, end=None):
+    """A row about a target, in its first place unless told otherwise."""
+    begin = form.find(target) if begin is None else begin
+    end = begin + len(target) if end is None else end
+    place = {"form": target, "begin": begin, "end": end}
+    return {"id": "1", "input": {"form": form, "target": place}}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    {
+        "in its place": (about("오늘 급식 최고", "급식"), "오늘 <<급식>> 최고"),
+        "the second of two": (about("표 한 장, 표", "표", 7, 8), "표 한 장, <<표>>"),
+        "inside a word": (about("급식실", "급식"), "<<급식>>실"),
+        "the whole": (about("급식", "급식"), "<<급식>>"),
+        "before what is normalised": (about("표!!!! \u200b", "표"), "<<표>>!!"),
+        "a name that goes": (about("&name1& 최고", "&name1&"), "<<&name1&>> 최고"),
+        "a place that does not fit": (about("오늘 급식", "급식", 0, 2), "오늘 급식"),
+        "a place before the text": (about("오늘 급식", "급식", -2, 5), "오늘 급식"),
+        "no place": ({"input": {"form": "오늘 급식", "target": {"form": "급식"}}}, "오늘 급식"),
+        "no target": (make_row(target=None), "오늘 급식 최고"),
+        "signs of our own in the text": (about("\ufdd0급식\ufdd1", "급식"), "<<급식>>"),
+    }.values(),
+)
+def test_a_target_is_marked_where_it_stands(row, expected, tokenizer):
+    [(text, target)] = targets.read([row], tokenizer, True, MARKS)
+    assert text == expected
+    assert target == utils.text_and_target(row)[1]
+    [(unmarked, beside)] = targets.read([row], tokenizer, True, None)
+    assert (unmarked, beside) == utils.text_and_target(row)
+
+
+def test_text_as_it_is_is_marked_too(tokenizer):
+    [(text, _)] = targets.read([about("급식!!!!  ㅋㅋㅋ", "급식")], tokenizer, False, MARKS)
+    assert text == "<<급식>>!!!!  ㅋㅋㅋ"
+
+
+@pytest.mark.parametrize("script", ["bert_plain.py", "gpt_train.py"])
+def test_how_targets_are_read_is_kept_with_the_checkpoint(script, small, tmp_path):
+    """As trained: a place changes scores of a marked run, and nothing in one of pairs."""
+    rows = [about("표 한 장 사서 표 검사 받았다", "표", *place) for place in ((0, 1), (9, 10))]
+    write_rows(tmp_path / "twice.jsonl", [row | {"id": str(n)} for n, row in enumerate(rows)])
+    for kind, flags in (("marked", ()), ("pair", ("--target", "pair"))):
+        best = small.undisturbed(script, *flags) / "best"
+        file = "prompt.json" if script == "gpt_train.py" else "config.json"
+        kept = json.loads((best / file).read_text(encoding="utf-8"))["target_marks"]
+        assert kept == (list(MARKS) if kind == "marked" else None)
+        card = (best / "README.md").read_text(encoding="utf-8")
+        assert ("between `<<` and `>>`" in card) == (kind == "marked")
+        flags = "--input", tmp_path / "twice.jsonl", "--output", tmp_path / f"{kind}.jsonl"
+        assert call("predict.py", best, *flags, "--precision", "fp32").returncode == 0
+        written = (tmp_path / f"{kind}.jsonl").read_text(encoding="utf-8").splitlines()
+        one, two = (list(json.loads(line)["scores"].values()) for line in written)
+        assert (one == two) == (kind == "pair")
+        classify = predict.load(best, precision="fp32")
+        again = classify(
+            [row["input"]["form"] for row in rows], [r["input"]["target"] for r in rows]
+        )
+        assert [list(each["scores"].values()) for each in again] == [one, two]
+        beside, by_hand = classify(
+            [rows[0]["input"]["form"], "<<표>> 한 장 사서 표 검사 받았다"], ["표"] * 2
+        )
+        found = np.array(
+            [[each["scores"][name] for name in EMOTIONS] for each in (beside, by_hand)]
+        )
+        assert (found[0] == one).all() == (kind == "pair")  # no place: beside it alone
+        assert (found[1] == one).all() == (kind == "marked")
