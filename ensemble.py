@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from emotion import cli, data, ending, outputs, report, statistics, systems
+from emotion import cli, data, ending, outputs, report, rules, statistics, systems
 from emotion.rules import Rule
 from emotion.run import Run
 
@@ -58,9 +58,7 @@ def average(
     }
     weights = np.ones(len(members)) / len(members)
     if args.weights == "tuned":
-        weights = statistics.choose_weights(
-            gold["dev"], stacked["dev"], data.sentences(corpora["dev"])
-        )
+        weights = rules.choose_weights(gold["dev"], stacked["dev"], data.sentences(corpora["dev"]))
     told = [f"{weight:>6.3f}  {each.name}" for weight, each in zip(weights, members, strict=True)]
     utils.log.info("average of\n%s", "\n".join(told))
     averaged = [
@@ -80,7 +78,7 @@ def average(
     chunks = {split: [(corpora[split], values)] for split, values in scores.items()}
     run.write_scores(chunks, set(gold), labels, rule, constant)
     decisions = {split: rule(values) for split, values in scores.items()}
-    return systems.System("the average", args.runs, scores, decisions, [])
+    return systems.System("the average", "the average", args.runs, scores, decisions, [])
 
 
 def combine(args: argparse.Namespace, run: Run) -> None:
@@ -105,12 +103,12 @@ def combine(args: argparse.Namespace, run: Run) -> None:
     run.note(device="cpu")
     if not args.no_ensemble:
         members.append(average(args, run, members, corpora, gold, labels, constant))
-    comparisons = {}
+    comparisons, kinds = {}, [member.kind for member in members]
     for split, values in gold.items():
         decisions = {member.name: member.decisions[split] for member in members}
         sentences = data.sentences(corpora[split])
         comparisons[split] = statistics.compare(
-            values, decisions, labels, sentences, args.resamples, args.seed
+            values, decisions, kinds, labels, sentences, args.resamples, args.seed
         )
         utils.log.info("\n%s", report.comparison_table(split, values, comparisons[split], constant))
     outputs.write_json(run.directory / "comparison.json", comparisons)

@@ -31,7 +31,8 @@ def argument_parser() -> cli.ArgumentParser:
     files, model = cli.add_model_arguments(parser, "gpt_train")
     defaults = {"model": "nlpai-lab/kullm-polyglot-12.8b-v2", "lr": 2e-4, "save_steps": 500}
     training = cli.add_training_arguments(parser, files, model, defaults)
-    told = "cross-entropy on the answer, or a sigmoid for each label; default: %(default)s"
+    told = "cross-entropy on the answer, a sigmoid for each answer, or for each label a sigmoid of "
+    told += "a linear head on the last token's state; default: %(default)s"
     kinds = checkpoint.OBJECTIVES
     training.add_argument("--objective", choices=kinds, default="answer", help=told)
     told = "of the prompt and its answers; default: %(default)s"
@@ -77,7 +78,7 @@ class AnswerTask:
         with checkpoint.loading(args.model):
             tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
         own = args.language, corpora.labels, tokenizer, read_answers(args.answers, corpora.labels)
-        size = args.max_length, self.need.vocabulary
+        size = args.max_length, self.need.vocabulary, args.objective
         self.prompt = Prompt(make_strings(*own), tokenizer, *size, *targets.reading(args))
         self.suffixes = {s: self.prompt.encode(r, s == "test") for s, r in corpora.rows.items()}
         vocabulary.check_unknown(tokenizer, self.suffixes["train"])
@@ -94,10 +95,9 @@ class AnswerTask:
     def load(self) -> None:
         """Load the model in 4 bits, put adapters on it, and find out how it can be asked."""
         from emotion import causal
-        from emotion.answer_model import AnswerModel
 
         base = causal.load_base(self.args.model, self.precision, self.accelerator.device)
-        self.model = AnswerModel(causal.adapt(self.args, base), self.prompt, self.precision)
+        self.model = causal.adapt(self.args, base, self.prompt, self.corpora.labels)
         lines = sorted(itertools.chain(*self.suffixes.values()), key=len)
         utils.log.info(self.model.choose_way([lines[0], lines[-1]]))
         self.model.try_step([lines[0], lines[-1]])
@@ -115,13 +115,11 @@ class AnswerTask:
         """What was resolved and derived, and an example as the model reads it, for the log."""
         args, prompt, model = self.args, self.prompt, self.model.model
         trained, total = model.get_nb_trainable_parameters()
-        counts = zip(prompt.strings["answers"], prompt.answer_ids, strict=True)
         return (
             f"{type(self.model.causal).__name__} on {model.device}: "
             f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained\n"
             f"{args.epochs} epochs in steps of {len(self.batches(0)[0])} lines; "
             f"learning rate {args.lr:g}; objective {args.objective}; {self.precision}\n"
-            f"tokens of answers: {', '.join(f'{a.strip()} {len(ids)}' for a, ids in counts)}\n"
             + prompt.example(self.suffixes["train"][0], self.corpora.gold["train"][0])
         )
 
@@ -149,20 +147,21 @@ class AnswerTask:
 
         model, asked = self.accelerator.unwrap_model(model), self.suffixes[split]
         batch = {"lines": self.args.val_batch_size, "tokens": self.plan.tokens_to_score}
-        return answer_model.score(model, self.args.objective, asked, after_batch, **batch)
+        return answer_model.score(model, asked, after_batch, **batch)
 
     def save(self, model: Any, path: Path, weights: dict[str, Any] | None) -> None:
         """Write the adapter, tokenizer and prompt."""
-        named = weights and {name.removeprefix("model."): each for name, each in weights.items()}
-        model.model.save_pretrained(path, state_dict=named, save_embedding_layers=False)
+        from emotion import causal
+
+        causal.save_trained(model, path, weights)
         self.prompt.tokenizer.save_pretrained(path)
-        self.prompt.save(path, self.args.objective, self.corpora.labels, model.causal.config)
+        self.prompt.save(path, self.corpora.labels, model.causal.config)
 
     def load_best(self, path: Path) -> Any:
         """The model with the adapter of a checkpoint, to predict with."""
         from emotion import causal
 
-        causal.load_adapters(self.model.model, path)
+        causal.load_trained(self.model, path)
         return self.model.eval()
 
 

@@ -12,7 +12,14 @@ from transformers import DynamicCache
 
 import utils
 from emotion import process, scoring
-from emotion.answers import AnswerHead, HeadFunction, measure_head, text_decoder, to_scores
+from emotion.answers import (
+    AnswerHead,
+    HeadFunction,
+    LabelHead,
+    measure_head,
+    text_decoder,
+    to_scores,
+)
 from emotion.prompt import Prompt, Suffix, attention_mask, row_length
 
 WANTED = {"attention_mask", "position_ids", "past_key_values"}  # of a decoder, on the fast way
@@ -42,7 +49,7 @@ class PrefixCache(DynamicCache):
 
 
 class AnswerModel(nn.Module):
-    """From lines to the log-probabilities of the answers.
+    """From lines to the log-probabilities of the answers, or to the logits of a head of its own.
 
     The fast way packs lines into one row, or reads the shared beginning of their prompts once; it
     needs attention that takes a mask as it is. The slow way gives each line a row of its own, and
@@ -51,12 +58,13 @@ class AnswerModel(nn.Module):
     Args:
         model: a causal language model, with or without adapters.
         precision: what products are made in; all else is in float32.
+        labels: how many, of its own head, if the prompt's objective is "head".
 
     Attributes:
         is_fast: the way that is taken; `choose_way` finds out which is right.
     """
 
-    def __init__(self, model: Any, prompt: Prompt, precision: str) -> None:
+    def __init__(self, model: Any, prompt: Prompt, precision: str, labels: int = 0) -> None:
         super().__init__()
         self.model, self.prompt, self.is_fast = model, prompt, True
         try:
@@ -65,8 +73,12 @@ class AnswerModel(nn.Module):
             told = f"{type(self.causal).__name__} does not run in 4 bits here"
             mend = "give another --model"
             raise utils.InputError(f"{told} ({process.cause(error)}); {mend}") from error
-        self.knows_head = function is not None
-        self.head = AnswerHead(prompt.answer_ids, function or HeadFunction())
+        self.has_own_head = prompt.objective == "head"
+        self.knows_head = self.has_own_head or function is not None
+        self.head: nn.Module = AnswerHead(prompt.answer_ids, function or HeadFunction())
+        if self.has_own_head:
+            size = self.causal.get_output_embeddings().weight.shape[-1]
+            self.head = LabelHead(size, labels)
         self.head.to(self.causal.device)
         self.set_precision(precision)
 
@@ -83,7 +95,7 @@ class AnswerModel(nn.Module):
                 module.compute_dtype = scoring.DTYPES[precision]
 
     def forward(self, suffixes: Sequence[Suffix], cache: PrefixCache | None = None) -> torch.Tensor:
-        """Log-probabilities of the answers, [lines, answers].
+        """Log-probabilities of the answers, [lines, answers], or logits [lines, labels].
 
         Args:
             suffixes: lines, as of `Prompt.encode`.
@@ -105,13 +117,15 @@ class AnswerModel(nn.Module):
         return self.head(hidden[row, kept], self.causal.get_output_embeddings())
 
     def plain(self, suffixes: Sequence[Suffix], pads: bool = True) -> torch.Tensor:
-        """Log-probabilities of the answers by the model's own forward, [lines, answers].
+        """The same by the model's own forward.
 
         Args:
             pads: rows to a `row_length`.
         """
         inputs, where = self.prompt.rows(suffixes, pads), self.causal.device
         kept = inputs["kept"]
+        if self.has_own_head:
+            return self.head(self.last_hidden(inputs).flatten(0, 1))
         if "logits_to_keep" in inspect.signature(self.causal.forward).parameters:
             inputs["logits_to_keep"], kept = kept.unique(return_inverse=True)
         row, _ = inputs.pop("row"), inputs.pop("kept")
@@ -119,6 +133,23 @@ class AnswerModel(nn.Module):
             logits = self.model(**scoring.to_device(inputs, where)).logits
         log_probabilities = logits.float().log_softmax(-1)
         return self.head.of_rows(log_probabilities, row.to(where), kept.to(where))
+
+    def last_hidden(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The hidden states at the kept positions [lines, 1, size], by the model's own forward."""
+        row, kept = inputs.pop("row"), inputs.pop("kept")[:, :, 0]
+        seen: list[Any] = []
+        hook = text_decoder(self.causal).register_forward_hook(
+            lambda module, args, output: seen.append(getattr(output, "last_hidden_state", None))
+        )
+        try:
+            with scoring.autocast(self.causal.device, self.precision):
+                self.model(**scoring.to_device(inputs, self.causal.device))
+        finally:
+            hook.remove()
+        if not seen or seen[0] is None:
+            told = f"{type(self.causal).__name__} shows no hidden states to put a head on"
+            raise utils.InputError(f"--objective head: {told}; take another objective")
+        return seen[0][row, kept]
 
     @torch.inference_mode()
     def run_prefix(self) -> PrefixCache | None:
@@ -213,7 +244,6 @@ class AnswerModel(nn.Module):
 @torch.inference_mode()
 def score(
     model: AnswerModel,
-    objective: str,
     suffixes: Sequence[Suffix],
     after_batch: scoring.AfterBatch,
     lines: int | None = None,
@@ -231,7 +261,7 @@ def score(
 
     def score_batch(batch: scoring.Batch) -> np.ndarray:
         found = model([suffixes[index] for index in batch], known)
-        return to_scores(found.float().cpu().double(), objective).numpy()
+        return to_scores(found.float().cpu().double(), model.prompt.objective).numpy()
 
     lengths = [row_length(model.tokens(suffix)) for suffix in suffixes]
     batches = scoring.batches_to_score(lengths, lines, tokens, padding=0)

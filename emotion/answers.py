@@ -159,6 +159,29 @@ class AnswerHead(nn.Module):
         return (found * self.is_token).sum(-1)
 
 
+class LabelHead(nn.Module):
+    """A linear layer on the hidden state of a line's last token, in float32.
+
+    Args:
+        size: of a hidden state.
+        labels: how many.
+    """
+
+    def __init__(self, size: int, labels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, labels)
+        nn.init.normal_(self.linear.weight, std=0.02)  # as transformers begins a head
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: torch.Tensor, head: Any = None) -> torch.Tensor:
+        """Hidden states [.., lines, size] to logits [lines, labels].
+
+        Args:
+            head: the model's own, which is not used.
+        """
+        return self.linear(hidden.float().view(-1, hidden.shape[-1]))
+
+
 def label_logits(log_probabilities: torch.Tensor) -> torch.Tensor:
     """A logit for each label, [lines, answers] to [lines, labels].
 
@@ -187,14 +210,19 @@ def multilabel_loss(log_probabilities: torch.Tensor, labels: torch.Tensor) -> to
     return nn.functional.binary_cross_entropy_with_logits(logits, labels)
 
 
-def to_scores(log_probabilities: torch.Tensor, objective: str) -> torch.Tensor:
-    """Log-probabilities of the answers [lines, answers] to scores of the labels [lines, labels].
+def to_scores(found: torch.Tensor, objective: str) -> torch.Tensor:
+    """What an AnswerModel gives, to scores of the labels [lines, labels].
 
-    answer: the probabilities of the labels' answers, normalised. multilabel: a sigmoid for each.
+    answer: the probabilities of the labels' answers, normalised. multilabel, head: a sigmoid for
+    each.
     """
     if objective == "answer":
-        return log_probabilities[:, :-1].softmax(-1)
-    return label_logits(log_probabilities).sigmoid()
+        return found[:, :-1].softmax(-1)
+    return (found if objective == "head" else label_logits(found)).sigmoid()
 
 
-LOSSES = {"answer": answer_loss, "multilabel": multilabel_loss}
+LOSSES = {
+    "answer": answer_loss,
+    "multilabel": multilabel_loss,
+    "head": nn.functional.binary_cross_entropy_with_logits,
+}

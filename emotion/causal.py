@@ -16,15 +16,16 @@ import peft
 import torch
 from accelerate import Accelerator
 from bitsandbytes.nn import Linear4bit
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 import utils
-from emotion import answer_model, process, scoring
+from emotion import answer_model, outputs, process, scoring
 from emotion.answer_model import AnswerModel
 from emotion.answers import text_decoder
-from emotion.checkpoint import Checkpoint, loading
+from emotion.checkpoint import HEAD_FILE, Checkpoint, loading
 from emotion.encoder import quiet_loading
 from emotion.prompt import Prompt, measures
 
@@ -138,16 +139,41 @@ def checkpoint_adapters_alone(accelerator: Accelerator) -> None:
     def save(models: list[Any], weights: list[Any], path: str) -> None:
         weights.clear()
         if accelerator.is_main_process:
-            adapted = accelerator.unwrap_model(models[0]).model
-            adapted.save_pretrained(path, save_embedding_layers=False)
+            save_trained(accelerator.unwrap_model(models[0]), Path(path))
 
     def load(models: list[Any], path: str) -> None:
-        load_adapters(
-            accelerator.unwrap_model(models.pop()).model, path
-        )  # accelerate is to load none
+        load_trained(accelerator.unwrap_model(models.pop()), Path(path))  # accelerate: none
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
+
+
+def save_trained(
+    model: AnswerModel, path: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write the adapters of a model, and its head where it has one of its own.
+
+    Args:
+        weights: of the model, where processes share them.
+    """
+    named = weights and {name.removeprefix("model."): each for name, each in weights.items()}
+    model.model.save_pretrained(path, state_dict=named, save_embedding_layers=False)
+    if model.has_own_head:
+        kept = model.state_dict() if weights is None else weights
+        head = {name: each.cpu() for name, each in kept.items() if name.startswith("head.")}
+        save_file(head, path / HEAD_FILE)
+
+
+def load_trained(model: AnswerModel, path: Path) -> None:
+    """Read what `save_trained` wrote into a model.
+
+    Raises:
+        utils.InputError: it does not fit.
+    """
+    load_adapters(model.model, path)
+    if model.has_own_head:
+        with loading(path):
+            model.load_state_dict(load_file(path / HEAD_FILE), strict=False)
 
 
 def load_adapters(model: Any, path: Path | str) -> None:
@@ -165,16 +191,22 @@ def load_adapters(model: Any, path: Path | str) -> None:
             )
 
 
-def adapt(args: argparse.Namespace, model: Any) -> Any:
-    """Put the adapters that `args` describe on a model, with the weights of `--adapter`.
+def adapt(
+    args: argparse.Namespace, base: Any, prompt: Prompt, labels: Sequence[str]
+) -> AnswerModel:
+    """Put the adapters that `args` describe on a base, with the weights of `--adapter`, and the
+    head of that where labels and objective are the same.
 
     Raises:
         utils.InputError: as `lora_config` and `load_adapters`.
     """
-    adapted = peft.get_peft_model(model, lora_config(args, model))
+    adapted = peft.get_peft_model(base, lora_config(args, base))
+    model = AnswerModel(adapted, prompt, scoring.resolve_precision(args.precision), len(labels))
     if args.adapter:
-        load_adapters(adapted, args.adapter)
-    return adapted
+        before = outputs.read_json(args.adapter / "prompt.json") or {}
+        same = (before.get("labels"), before.get("objective")) == (list(labels), prompt.objective)
+        load_trained(model, args.adapter) if same else load_adapters(adapted, args.adapter)
+    return model
 
 
 def load_checkpoint(
@@ -196,12 +228,14 @@ def load_checkpoint(
             raise utils.InputError(f"{directory}: {told}; give another --model")
     settings = found.settings
     reading = settings.get("normalise", True), settings.get("target_marks")
-    length, size = settings["max_length"], has["vocab_size"]
-    prompt = Prompt(settings["strings"], tokenizer, length, size, *reading)
-    model = load_base(base, precision, where)
+    size = settings["max_length"], has["vocab_size"], settings["objective"]
+    prompt = Prompt(settings["strings"], tokenizer, *size, *reading)
+    adapted = load_base(base, precision, where)
     with loading(directory):
-        model = peft.PeftModel.from_pretrained(model, directory)
-    return AnswerModel(model, prompt, precision).eval()
+        adapted = peft.PeftModel.from_pretrained(adapted, directory)
+    model = AnswerModel(adapted, prompt, precision, len(found.labels))
+    load_trained(model, directory)
+    return model.eval()
 
 
 def load_scorer(
@@ -223,8 +257,6 @@ def load_scorer(
 
     def score(rows: Sequence[utils.Row], after_batch: scoring.AfterBatch) -> np.ndarray:
         asked = model.prompt.encode(rows, predicts=True)
-        return answer_model.score(
-            model, found.settings["objective"], asked, after_batch, lines, cache=cache
-        )
+        return answer_model.score(model, asked, after_batch, lines, cache=cache)
 
     return score, {"device": str(where), "precision": precision}

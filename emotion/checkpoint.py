@@ -76,10 +76,13 @@ def check_adapter(path: Path, threshold: str | float) -> tuple[Checkpoint, str]:
     if not fits:
         told = "is no checkpoint of gpt_train.py (adapter_config.json or prompt.json is missing or"
         raise utils.InputError(f"{path}: {told} broken); give best/ of a run")
+    if settings["objective"] == "head" and not (path / HEAD_FILE).exists():
+        raise utils.InputError(f"{path}: has no head ({HEAD_FILE}); give best/ of a run")
     return Checkpoint(labels, *read_decision(path, labels, threshold), settings), base
 
 
-OBJECTIVES = ("answer", "multilabel")  # of gpt_train.py
+OBJECTIVES = ("answer", "multilabel", "head")  # of gpt_train.py
+HEAD_FILE = "head.safetensors"  # beside the adapter, with the last of them
 
 
 # Decision rule

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import utils
-from emotion import card, data, outputs, process, statistics
+from emotion import card, data, outputs, process, rules, statistics
 from emotion.checkpoint import Checkpoint
 from emotion.data import Corpora
 from emotion.process import AfterBatch, ScoreRows
@@ -37,7 +37,7 @@ def choose_rule(
     given, average = run.args.threshold, run.args.tune
     decision: dict[str, Any] = {"labels": list(labels)}
     if given == "auto":
-        tried = statistics.tune_rules(gold, scores, sentences, average)
+        tried = rules.tune_rules(gold, scores, sentences, average)
         for each, figures in tried:
             utils.log.info(
                 "%s: dev %s-F1 %.4f on the lines it was tuned on, %.4f cross-fitted, %.4f at 0.5",

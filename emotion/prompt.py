@@ -25,6 +25,7 @@ class Prompt:
         strings: as of `make_strings`.
         max_length: the longest prompt with its answer, in tokens.
         vocabulary: the tokens that the model has.
+        objective: of `checkpoint.OBJECTIVES`; with "head" no answers are read.
         normalises, marks: how lines are read, as of `targets.read`.
 
     Raises:
@@ -38,15 +39,19 @@ class Prompt:
         tokenizer: Any,
         max_length: int,
         vocabulary: int,
+        objective: str = "answer",
         normalises: bool = True,
         marks: Sequence[str] | None = None,
     ) -> None:
         self.tokenizer, self.strings, self.max_length = tokenizer, strings, max_length
-        self.vocabulary, self.normalises, self.marks = vocabulary, normalises, marks
+        self.vocabulary, self.objective = vocabulary, objective
+        self.normalises, self.marks = normalises, marks
         begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
         beginning = [tokenizer.bos_token_id] if begins else []
         self.prefix_ids: list[int] = beginning + self.tokenize(strings["prefix"])[0]
-        self.answer_ids = self.tokenize(*strings["answers"])
+        self.answer_ids = [[0]]  # read at the end of a line alone, whatever it is
+        if objective != "head":
+            self.answer_ids = self.tokenize(*strings["answers"])
         if self.alike() and tokenizer.eos_token_id is not None:  # "label 1" and "label 12"
             self.answer_ids = [[*ids, tokenizer.eos_token_id] for ids in self.answer_ids]
         self.room = max_length - len(self.prefix_ids) - max(map(len, self.answer_ids))
@@ -66,14 +71,15 @@ class Prompt:
                     return index, other
         return None
 
-    def save(self, directory: Path, objective: str, labels: Sequence[str], base: Any) -> None:
+    def save(self, directory: Path, labels: Sequence[str], base: Any) -> None:
         """Write what a checkpoint needs to ask as it was asked in training: `prompt.json`.
 
         Args:
             base: the config of the base model, whose measures are kept too.
         """
-        settings = {"objective": objective, "max_length": self.max_length, "labels": list(labels)}
-        settings |= {"strings": self.strings, "normalise": self.normalises}
+        settings = {"objective": self.objective, "max_length": self.max_length}
+        settings |= {"labels": list(labels), "strings": self.strings}
+        settings |= {"normalise": self.normalises}
         settings |= {"target_marks": self.marks, "base": measures(base)}
         outputs.write_json(directory / "prompt.json", settings)
 
@@ -115,12 +121,16 @@ class Prompt:
         return self.encode([{"input": {"form": form}} for form in forms])
 
     def example(self, suffix: Suffix, labels: Sequence[float]) -> str:
-        """A line as the model reads it, for the log, its answers between « and »."""
+        """How many tokens answers take, and a line as the model reads it, for the log."""
         answers = self.strings["answers"]
+        counts = [
+            f"{a.strip()} {len(ids)}" for a, ids in zip(answers, self.answer_ids, strict=False)
+        ]
+        told = f"tokens of answers: {', '.join(counts)}\n" if self.objective != "head" else ""
         present = [each.strip() for each, label in zip(answers, labels, strict=False) if label]
         asked = self.tokenizer.decode(self.prefix_ids + suffix)
         shown = f"{asked}«{' / '.join(present) or answers[-1].strip()}»"
-        return f"first example, its answers between « and »:\n{shown}"
+        return f"{told}first example, its answers between « and »:\n{shown}"
 
     def lay_out(self, suffix: Suffix) -> tuple[list[int], list[int], list[int], list[int]]:
         """One line in tokens, and behind it the answers of several tokens without their last.

@@ -20,25 +20,34 @@ KOREAN_FONTS = (
 def comparison_table(
     split: str, gold: np.ndarray, comparison: dict[str, Any], constant_answer: Sequence[str]
 ) -> str:
-    """The comparison of one split, of `statistics.compare`, as text for the screen."""
-    systems, resamples = comparison["systems"], comparison["resamples"]
-    labels = list(next(iter(systems.values()))["per_emotion"])
-    width = max(map(len, systems)) + 2
-    named = "".join(f"{name[:9]:>10}" for name in labels)
+    """The comparison of one split, of `statistics.compare`, as text for the screen.
+
+    Pairs are those of kinds of systems, where some differ in their seeds alone.
+    """
+    labels = list(next(iter(comparison["systems"].values()))["per_emotion"])
+    kinds = comparison.get("kinds")
+    shown = comparison["systems"] | (kinds["systems"] if kinds else {})
+    width = max(map(len, shown)) + 2
     count = f"{len(gold)} lines of {comparison['sentences']} sentences"
-    lines = [f"{split}, {count}, 95 % intervals from {resamples} resamples of these:"]
+    drawn = "these, and of seeds where several are meant" if kinds else "these"
+    lines = [
+        f"{split}, {count}, 95 % intervals from {comparison['resamples']} resamples of {drawn}:"
+    ]
+    named = "".join(f"{name[:9]:>10}" for name in labels)
     lines.append(f"{'':<{width}}{'micro-F1':<24}{'macro-F1':<24}{named}")
-    for name, figures in systems.items():
+    for name, figures in shown.items():
         each = "".join(f"{figures['per_emotion'][label]['value']:>10.3f}" for label in labels)
         micro, macro = show_interval(figures["micro_f1"]), show_interval(figures["macro_f1"])
         lines.append(f"{name:<{width}}{micro:<24}{macro:<24}{each}")
     lines += filter(None, [show_constant(gold, labels, constant_answer)])
-    if comparison["pairs"]:
-        told = "paired bootstrap, two-sided, not corrected for their number"
-        lines.append(f"difference of micro-F1, and p-value ({told}):")
+    pairs = (kinds or comparison)["pairs"]
+    if pairs:
+        told = "paired bootstrap, two-sided; by Holm's correction for their number"
+        lines.append(f"difference of micro-F1, and p-values ({told}):")
     lines += [
-        f"  {show_interval(pair)}  p {pair['p_value']:.4f}  {pair['a']} - {pair['b']}"
-        for pair in comparison["pairs"]
+        f"  {show_interval(pair)}  p {pair['p_value']:.4f}, corrected {pair['p_holm']:.4f}  "
+        f"{pair['a']} - {pair['b']}"
+        for pair in pairs
     ]
     return "\n".join(lines)
 

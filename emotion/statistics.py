@@ -1,16 +1,13 @@
-"""Metrics, cross-fitting, the bootstrap, paired differences, and the weights of an average."""
+"""Metrics, the trivial baseline, the bootstrap, and paired differences, over seeds too."""
 
-import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import utils
-from emotion import rules
 
-ROUNDS = 20  # of ensemble selection; a weight is a multiple of one in so many
 RESAMPLES_AT_ONCE = 250
 
 
@@ -74,58 +71,6 @@ def compute_metrics(
     }
 
 
-def cross_fitted_decisions(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    sentences: np.ndarray,
-    fit: rules.Fit = rules.fit,
-    folds: int = 5,
-    seed: int = 0,
-) -> np.ndarray:
-    """Decisions on lines that were tuned on, each part of them by the rule of the others.
-
-    Args:
-        labels: shape [lines, labels].
-        probabilities: shape [lines, ..., labels].
-        sentences: which each line is about, from 0; all lines of one are in the same part.
-
-    Returns:
-        Booleans, [lines, labels]; their micro-F1 is what the rule is worth on other lines.
-    """
-    order = np.random.default_rng(seed).permutation(sentences.max(initial=-1) + 1)
-    fold = order[sentences] % folds
-    decisions = np.zeros(labels.shape, dtype=bool)
-    for held_out in range(folds):
-        inside = fold == held_out
-        rule = fit(labels[~inside], probabilities[~inside])
-        decisions[inside] = rule(probabilities[inside])
-    return decisions
-
-
-def tune_rules(
-    gold: np.ndarray, scores: np.ndarray, sentences: np.ndarray, average: str = "micro"
-) -> list[tuple[rules.Rule, dict[str, float]]]:
-    """One threshold, and one with at least one label, tuned, and for macro-F1 a threshold for each
-    label too; the one that cross-fitting prefers comes first.
-
-    Args:
-        average: "micro" or "macro", of F1.
-
-    Returns:
-        Of each the rule, and its F1 tuned, cross-fitted, and with the threshold 0.5.
-    """
-    f1, name, tried = rules.F1[average], f"{average}_f1", []
-    one = functools.partial(rules.fit, average=average)
-    kinds: list[rules.Fit] = [one, functools.partial(one, at_least_one=True)]
-    for fit in [*kinds, rules.fit_each] if average == "macro" else kinds:
-        rule = fit(gold, scores)
-        half = rule._replace(threshold=0.5)
-        cross_fitted = cross_fitted_decisions(gold, scores, sentences, fit)
-        figures = {name: f1(gold, rule(scores)), f"{name}_cross_fitted": f1(gold, cross_fitted)}
-        tried.append((rule, figures | {f"{name}_at_0.5": f1(gold, half(scores))}))
-    return sorted(tried, key=lambda each: -each[1][f"{name}_cross_fitted"])  # level: the first
-
-
 def bootstrap_f1(
     labels: np.ndarray, decisions: np.ndarray, sentences: np.ndarray, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -185,9 +130,38 @@ def paired_difference(values: np.ndarray, others: np.ndarray) -> dict[str, float
     return interval(difference) | {"p_value": float((1 + as_far.sum()) / (1 + len(as_far)))}
 
 
+def over_seeds(values: np.ndarray, groups: Sequence[Sequence[int]], seed: int) -> np.ndarray:
+    """Means over runs that differ in their seeds alone, drawn with replacement as the lines are.
+
+    Args:
+        values: of runs, [1 + resamples, runs, ...].
+        groups: which runs are meant together.
+
+    Returns:
+        [1 + resamples, groups, ...], the means of all their runs in front.
+    """
+    rng, means = np.random.default_rng(seed), []
+    for group in groups:
+        drawn = rng.integers(len(group), size=(len(values), len(group)))
+        drawn[0] = range(len(group))
+        chosen = np.asarray(group)[drawn]
+        means.append(values[np.arange(len(values))[:, None], chosen].mean(1))
+    return np.stack(means, axis=1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979): at most as many as given times as large."""
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.maximum.accumulate(np.asarray(p_values)[order] * factors)
+    return np.minimum(corrected, 1).tolist()
+
+
 def compare(
     gold: np.ndarray,
     decisions: dict[str, np.ndarray],
+    kinds: Sequence[str],
     labels: Sequence[str],
     sentences: np.ndarray,
     resamples: int,
@@ -195,78 +169,49 @@ def compare(
 ) -> dict[str, Any]:
     """Figures with intervals of each system, and the differences of each pair, for JSON.
 
+    Where systems differ in their seeds alone, the same of the means over these, under "kinds":
+    their intervals and p-values are over seeds and lines together.
+
     Args:
         gold: [lines, labels].
         decisions: of each system, boolean [lines, labels].
+        kinds: what each system is but for its seed.
         sentences: which each line is about, from 0; the bootstrap draws these.
     """
     names, stacked = list(decisions), np.stack(list(decisions.values()))
     micro, per_label = bootstrap_f1(gold.astype(bool), stacked, sentences, resamples, seed)
-    macro = per_label.mean(-1)
-    figures = {
+    found = {"lines": len(gold), "sentences": int(sentences.max()) + 1}
+    found |= {"resamples": resamples, "seed": seed} | figures_of(names, micro, per_label, labels)
+    groups = [[n for n, each in enumerate(kinds) if each == kind] for kind in dict.fromkeys(kinds)]
+    if len(groups) == len(names):
+        return found
+    named = [f"{names[g[0]]}{f' and {len(g) - 1} other seeds' * (len(g) > 1)}" for g in groups]
+    micro, per_label = (over_seeds(each, groups, seed) for each in (micro, per_label))
+    return found | {"kinds": figures_of(named, micro, per_label, labels)}
+
+
+def figures_of(
+    names: Sequence[str], micro: np.ndarray, per_label: np.ndarray, labels: Sequence[str]
+) -> dict[str, Any]:
+    """ "systems", the figures of each, and "pairs", their differences, for JSON.
+
+    Args:
+        micro, per_label: F1, [1 + resamples, systems] and [1 + resamples, systems, labels].
+    """
+    systems = {
         name: {
             "micro_f1": interval(micro[:, index]),
-            "macro_f1": interval(macro[:, index]),
+            "macro_f1": interval(per_label[:, index].mean(-1)),
             "per_emotion": {
                 label: interval(per_label[:, index, k]) for k, label in enumerate(labels)
             },
         }
         for index, name in enumerate(names)
     }
-    pairs = [
+    pairs: list[dict[str, Any]] = [
         {"a": names[a], "b": names[b]} | paired_difference(micro[:, a], micro[:, b])
         for a, b in itertools.combinations(range(len(names)), 2)
     ]
-    return {
-        "lines": len(gold),
-        "sentences": int(sentences.max()) + 1,
-        "resamples": resamples,
-        "seed": seed,
-        "systems": figures,
-        "pairs": pairs,
-    }
-
-
-def select_weights(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Weights of the systems by ensemble selection (Caruana et al. 2004).
-
-    The one is added, again and again, that raises the micro-F1 of the average, at its best
-    threshold, most.
-
-    Args:
-        labels: [lines, labels].
-        scores: [lines, systems, labels].
-
-    Returns:
-        [systems], summing to one.
-    """
-    counts = np.zeros(scores.shape[1])
-    for _ in range(ROUNDS):
-        reached = []
-        for candidate in np.eye(len(counts)):
-            averages = np.average(scores, axis=1, weights=counts + candidate)
-            rule = rules.fit(labels, averages)
-            reached.append(utils.micro_f1(labels, rule(averages)))
-        counts[np.argmax(reached)] += 1
-    return counts / ROUNDS
-
-
-def choose_weights(labels: np.ndarray, scores: np.ndarray, sentences: np.ndarray) -> np.ndarray:
-    """`select_weights` on each four fifths of the lines, averaged.
-
-    Logs what they are worth on the fifths left out.
-    """
-    found = []
-
-    def fit(labels: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        weights = select_weights(labels, scores)
-        found.append(weights)
-        rule = rules.fit(labels, np.average(scores, axis=1, weights=weights))
-        return lambda others: rule(np.average(others, axis=1, weights=weights))
-
-    tuned = utils.micro_f1(labels, cross_fitted_decisions(labels, scores, sentences, fit))
-    equal = utils.micro_f1(labels, cross_fitted_decisions(labels, scores.mean(1), sentences))
-    utils.log.info(
-        "cross-fitted micro-F1 on dev: %.4f with tuned weights, %.4f with equal ones", tuned, equal
-    )
-    return np.mean(found, axis=0)
+    corrected = holm([pair["p_value"] for pair in pairs])
+    told = [pair | {"p_holm": p} for pair, p in zip(pairs, corrected, strict=True)]
+    return {"systems": systems, "pairs": told}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import utils
-from emotion import data, outputs, statistics
+from emotion import data, outputs, rules
 from emotion import run as run_directory
 
 Rows = dict[str, list[utils.Row]]  # by split
@@ -21,10 +21,12 @@ class System(NamedTuple):
     """What is compared: a run, the runs of all folds, or an average.
 
     `scores` and `decisions` are arrays [lines, labels] by split, in the order of the corpus;
-    `runs` are the directories that were averaged, equally; `history` is the log of its training.
+    `runs` are the directories that were averaged, equally; `history` is the log of its training;
+    `kind` tells it from others, but for its seed.
     """
 
     name: str
+    kind: str
     runs: list[Path]
     scores: dict[str, np.ndarray]
     decisions: dict[str, np.ndarray]
@@ -181,7 +183,8 @@ def to_system(path: Path, run: dict[str, Any], corpora: Rows) -> System:
         }
         for what in ("scores", "decisions")
     )
-    return System(str(path), [path], scores, decisions, run.get("history", []))
+    kind = json.dumps(comparable(run) | {"seed": None})
+    return System(str(path), kind, [path], scores, decisions, run.get("history", []))
 
 
 def join_folds(
@@ -205,6 +208,7 @@ def join_folds(
         scores["test"] = np.mean(tests, axis=0)
     gold, sentences = utils.encode_labels(corpora["dev"], labels), data.sentences(corpora["dev"])
     average = runs[0]["arguments"].get("tune", "micro")
-    rule, _ = statistics.tune_rules(gold, scores["dev"], sentences, average)[0]
+    rule, _ = rules.tune_rules(gold, scores["dev"], sentences, average)[0]
     decisions = {split: rule(values) for split, values in scores.items()}
-    return System(f"{paths[0]} and its other folds", list(paths), scores, decisions, [])
+    kind = json.dumps(comparable(runs[0]) | {"seed": None, "fold": None})
+    return System(f"{paths[0]} and its other folds", kind, list(paths), scores, decisions, [])

@@ -130,6 +130,18 @@ def test_average_beats_its_members_and_writes_a_run_like_any_other(members, tmp_
         assert average[name]["value"] == pytest.approx(metrics[name])
     pairs = {(pair["a"], pair["b"]): pair for pair in comparison["pairs"]}
     assert len(pairs) == 6
+    kinds = comparison["kinds"]  # the three differ in nothing that tells runs from others
+    several = f"{members[0]} and 2 other seeds"
+    assert list(kinds["systems"]) == [several, "the average"]
+    mean = np.mean([comparison["systems"][str(each)]["micro_f1"]["value"] for each in members])
+    of_several = kinds["systems"][several]["micro_f1"]
+    assert of_several["value"] == pytest.approx(mean)
+    assert of_several["low"] < mean < of_several["high"]
+    [pair] = kinds["pairs"]
+    assert pair["value"] == pytest.approx(mean - average["micro_f1"]["value"])
+    assert pair["p_holm"] == pair["p_value"]
+    assert f"{several} - the average" in process.stdout
+    assert "by Holm's correction" in process.stdout
     assert pairs[str(members[0]), "the average"]["high"] < 0
     assert pairs[str(members[0]), "the average"]["p_value"] < 0.01
     assert (output / "report.png").read_bytes().startswith(b"\x89PNG")

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from conftest import EMOTIONS, ROOT, call, make_row, write_rows
+from conftest import EMOTIONS, ROOT, assert_refused, call, make_row, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -109,8 +109,8 @@ def plain_log_probabilities(model, prompt, suffix):
 
 
 def scores_of(model, suffixes, objective="answer", lines=None):
-    model.eval()
-    return answer_model.score(model, objective, suffixes, lambda lines: None, lines)
+    model.eval().prompt.objective = objective
+    return answer_model.score(model, suffixes, lambda lines: None, lines)
 
 
 def parse(*arguments):
@@ -324,7 +324,7 @@ def test_packed_scores_are_those_of_one_line_at_a_time(tokenizer, architecture):
     with torch.no_grad():
         packed = model(suffixes)
     assert (packed - plain).abs().max() < 1e-4  # sums of up to nine logarithms of about -6
-    for objective in answers.LOSSES:
+    for objective in ("answer", "multilabel"):
         expected = answers.to_scores(plain.double(), objective).numpy()
         assert expected.std() > 0.02
         for lines in (1, 4, None):
@@ -332,6 +332,31 @@ def test_packed_scores_are_those_of_one_line_at_a_time(tokenizer, architecture):
             assert scores == pytest.approx(expected, abs=1e-5)
         backwards = scores_of(model, suffixes[::-1], objective)
         assert backwards[::-1] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_a_head_reads_the_last_token_of_each_line(tokenizer, is_fast):
+    """As transformers' own classifiers do, packed, cached, or a row a line; and learns."""
+    model = tiny_model(tokenizer)
+    prompt = Prompt(make_strings("ko", EMOTIONS), tokenizer, 2048, len(tokenizer), "head")
+    suffixes = prompt.encode(ROWS)
+    asked = AnswerModel(model, prompt, "fp32", len(EMOTIONS))
+    asked.is_fast = is_fast
+    expected = []
+    for suffix in suffixes:
+        input_ids = torch.tensor([prompt.prefix_ids + suffix])
+        last = model(input_ids=input_ids, output_hidden_states=True).hidden_states[-1][0, -1]
+        expected.append(asked.head.linear(last))
+    expected = torch.stack(expected)
+    assert (asked(suffixes) - expected).abs().max() < 1e-5
+    plain = expected.detach().sigmoid().numpy()
+    for lines in (1, 4, None):
+        assert scores_of(asked, suffixes, "head", lines) == pytest.approx(plain, abs=1e-5)
+    losses = nn.functional.binary_cross_entropy_with_logits(expected, LABELS.float())
+    wanted = torch.autograd.grad(losses, list(asked.head.parameters()))
+    gradients_of(asked, LABELS.float(), "head")
+    for parameter, gradient in zip(asked.head.parameters(), wanted, strict=True):
+        assert torch.allclose(parameter.grad, gradient, atol=1e-6)
 
 
 def test_packed_scores_are_those_of_a_left_padded_batch():
@@ -410,7 +435,7 @@ def test_scores_do_not_depend_on_the_batch_nor_on_who_asks(
     assert abs(answers.to_scores(packed.double(), "answer").numpy() - alone).max() <= 2 * far
     model.model.save_pretrained(tmp_path)
     prompt.tokenizer.save_pretrained(tmp_path)
-    prompt.save(tmp_path, "answer", EMOTIONS, model.causal.config)
+    prompt.save(tmp_path, EMOTIONS, model.causal.config)
     found, named = checkpoint.check_adapter(tmp_path, 0.5)
     assert named == str(base) and found.labels == list(EMOTIONS)
     again = causal.load_checkpoint(tmp_path, named, found, precision, CPU)
@@ -487,7 +512,7 @@ def plain_loss(log_probabilities, present, objective):
     return -sum((p if y else 1 - p).log() for p, y in pairs) / 8
 
 
-@pytest.mark.parametrize("objective", answers.LOSSES)
+@pytest.mark.parametrize("objective", ["answer", "multilabel"])
 def test_the_gradients_are_those_of_a_plain_reference(tokenizer, objective):
     """One line at a time with full logits, against the packed batch through the answers' head."""
     prompt, model = make_prompt(tokenizer), tiny_model(tokenizer)
@@ -760,6 +785,40 @@ def test_multilabel_english_and_windows(tmp_path, monkeypatch):
         assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)
         sums.append(sum(one["scores"].values()))
     assert abs(np.array(sums) - 1).max() > 1e-3  # no distribution over the labels
+
+
+def test_a_head_is_saved_resumed_and_gone_on_with(small, monkeypatch, tmp_path):
+    """In best/, in checkpoints, by --adapter; and gpt_inference.py gives the run's own scores."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    arguments = [*small, "--epochs", 2, "--objective", "head", "--precision", "fp32"]
+    told = train(*arguments, "--output-dir", whole).stdout
+    assert "tokens of answers" not in told
+    best = whole / "best"
+    where = ["--model-ckpt-path", best, "--output-dir", tmp_path / "again", "--precision", "fp32"]
+    outcome = call("gpt_inference.py", *where, "--dev-file", small[small.index("--dev-file") + 1])
+    assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+    expected = read_scores(whole, "dev")[1]
+    assert read_scores(tmp_path / "again", "dev")[1] == pytest.approx(expected, abs=1e-6)
+    evaluate = rules.best_f1
+
+    def stop(*scored):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*scored)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rules, "best_f1", stop)
+        train(*arguments, "--output-dir", run, code=130)
+    [saved] = (run / "checkpoints").iterdir()
+    assert (saved / "head.safetensors").exists()
+    train(*arguments, "--output-dir", run, "--resume")
+    for name in ("head.safetensors", "adapter_model.safetensors"):
+        assert (run / "best" / name).read_bytes() == (best / name).read_bytes()
+    further = [*arguments, "--adapter", best, "--lr", 1e-12, "--epochs", 1]
+    train(*further, "--output-dir", tmp_path / "further")
+    assert read_scores(tmp_path / "further", "dev")[1] == pytest.approx(expected, abs=1e-5)
+    (best / "head.safetensors").unlink()
+    where[3] = tmp_path / "none"
+    assert_refused(call("gpt_inference.py", *where), "has no head (head.safetensors)")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

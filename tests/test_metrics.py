@@ -106,7 +106,7 @@ def test_cross_fitting_takes_back_what_tuning_gains_on_noise():
         probabilities = random.random((20, 8))
         threshold = utils.tune_threshold(labels, probabilities)
         tuned.append(utils.micro_f1(labels, utils.decide(probabilities, threshold)))
-        decisions = statistics.cross_fitted_decisions(labels, probabilities, np.arange(len(labels)))
+        decisions = rules.cross_fitted_decisions(labels, probabilities, np.arange(len(labels)))
         cross_fitted.append(utils.micro_f1(labels, decisions))
     assert np.mean(cross_fitted) < np.mean(tuned) - 0.02
 
@@ -114,7 +114,7 @@ def test_cross_fitting_takes_back_what_tuning_gains_on_noise():
 def test_cross_fitting_equals_tuning_where_the_classes_are_far_apart():
     labels = np.tile(np.eye(8, dtype=np.float32), (5, 1))
     assert (
-        statistics.cross_fitted_decisions(labels, labels * 0.9, np.arange(len(labels))) == labels
+        rules.cross_fitted_decisions(labels, labels * 0.9, np.arange(len(labels))) == labels
     ).all()
 
 
@@ -250,9 +250,29 @@ def test_lines_of_one_sentence_are_drawn_and_parted_together():
     doubled = labels.repeat(2, axis=0), decisions.repeat(2, axis=1)
     for one, other in zip(once, statistics.bootstrap_f1(*doubled, twice, 200, 1), strict=True):
         assert one == pytest.approx(other)
-    fitted = statistics.cross_fitted_decisions(labels, scores, each)
-    again = statistics.cross_fitted_decisions(doubled[0], scores.repeat(2, axis=0), twice)
+    fitted = rules.cross_fitted_decisions(labels, scores, each)
+    again = rules.cross_fitted_decisions(doubled[0], scores.repeat(2, axis=0), twice)
     assert (again == fitted.repeat(2, axis=0)).all()
     forms = ["급식 최고", "급식\u200b  최고", "급식", "급식 최고"]
     rows = [make_row(str(number), form) for number, form in enumerate(forms)]
     assert data.sentences(rows).tolist() == [0, 0, 1, 0]
+
+
+def test_p_values_are_corrected_for_their_number():
+    """The example of Holm's procedure with four hypotheses."""
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.9, 0.8]) == [1, 1] and statistics.holm([]) == []
+
+
+def test_intervals_over_seeds_know_of_seeds():
+    """Runs far apart: lines alone say nothing of it; seeds drawn as well do."""
+    random = np.random.default_rng(0)
+    noise = 0.01 * random.standard_normal((1001, 1))
+    values = np.concatenate([0.5 + noise, 0.6 + noise, 0.7 + noise, 0.6 + noise], axis=1)
+    values[0] = 0.5, 0.6, 0.7, 0.6
+    means = statistics.over_seeds(values, [[0, 1, 2], [3]], seed=0)
+    assert means.shape == (1001, 2) and means[0] == pytest.approx([0.6, 0.6])
+    several, alone = (statistics.interval(means[:, n]) for n in (0, 1))
+    assert several["high"] - several["low"] > 4 * (alone["high"] - alone["low"])
+    assert statistics.paired_difference(means[:, 0], means[:, 1])["p_value"] > 0.5
+    assert (means[:, 1] == values[:, 3]).all()

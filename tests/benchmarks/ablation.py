@@ -126,7 +126,7 @@ class Results:
     def decisions(self, name, seed, fit):
         """Cross-fitted decisions on dev, and those on test by the rule of all of dev."""
         scores = self.runs[name, seed]["scores"]
-        dev = statistics.cross_fitted_decisions(
+        dev = rules.cross_fitted_decisions(
             self.labels["dev"], scores["dev"], self.sentences["dev"], fit
         )
         return {"dev": dev, "test": fit(self.labels["dev"], scores["dev"])(scores["test"])}

@@ -70,7 +70,7 @@ def main() -> None:
         asked = AnswerModel(model, prompt, "bf16" if is_plain else name).eval()
 
         def score(lines: int, asked: AnswerModel = asked) -> np.ndarray:
-            return answer_model.score(asked, "answer", suffixes, lambda _: None, lines)
+            return answer_model.score(asked, suffixes, lambda _: None, lines)
 
         alone, began = score(1), time.perf_counter()
         together = score(16)
