@@ -294,13 +294,22 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     outcome = call("linear.py", "--corpus", tmp_path, "--output-dir", run)
     assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
     metrics = read_json(run / "metrics.json")["test"]
+    assert read_json(run / "run.json")["C"] in (0.5, 1, 2, 5, 10)
+    assert outcome.stdout.count("cross-fitted\n") == 5
     table = call("results.py", run).stdout
-    assert f"| {run} | {metrics['micro_f1']:.3f} [" in table
+    assert f"| {run} | 1 | {metrics['micro_f1_at_0.5']:.3f} | {metrics['micro_f1']:.3f} [" in table
     assert f"| {metrics['macro_f1']:.3f} [" in table
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n\n<!-- runs: lin* -->\n| old |\n\n<!-- runs: none -->\n| kept |\n")
+    call("results.py", "--write", page, "--runs", tmp_path)
+    written = page.read_text()
+    assert written.startswith("Before.\n\n<!-- runs: lin* -->\n| 100 test lines | seeds |")
+    assert "\n| linear | 1 |" in written and "| old |" not in written
+    assert written.endswith("\n\n<!-- runs: none -->\n| kept |\n")
     gold = utils.encode_labels(rows[400:500], EMOTIONS)
     answer = statistics.best_constant_answer(utils.encode_labels(rows[:300], EMOTIONS), EMOTIONS)
     always = statistics.constant_decisions(len(gold), EMOTIONS, answer)
-    assert f"| always {', '.join(answer)} | {utils.micro_f1(gold, always):.3f} |" in table
+    assert f"| always {', '.join(answer)} | | | {utils.micro_f1(gold, always):.3f} |" in table
 
 
 def test_the_rules_of_the_ablation():

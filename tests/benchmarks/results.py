@@ -1,67 +1,139 @@
-"""The results tables of docs/results.md, from runs of the scripts, of ensemble.py, of linear.py.
+"""The tables of docs/results.md, from runs of the scripts, of ensemble.py, of linear.py.
 
-    python tests/benchmarks/results.py RUN [RUN ...]
+    python tests/benchmarks/results.py RUN [RUN ...]              print them
+    python tests/benchmarks/results.py --write FILE --runs DIR    write those of a page anew
 
-Runs that scored the same test file stand together, by the names and in the order given; 95 %
-intervals are from 10,000 resamples of its lines, the same for all. Seconds and memory are those of
-the run, as its run.json says.
+Runs that scored the same test file stand in one table. Those that differ in nothing but their seed
+are a row: means, with 95 % intervals from 10,000 resamples of lines and seeds together. Each run
+decides by the rule that it saved; "macro-F1, tuned for it" by one tuned on dev for macro-F1. Where
+each line has one label, accuracy is how often the most probable one is right. Seconds and memory
+are means of the runs', as their run.json says.
+
+In a page, a comment says before each table which runs it is of, in the directory of --runs:
+<!-- runs: kote/linear kote/bert_plain-* -->. A table whose runs are not there stays as it is.
 """
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
 import utils
-from emotion import cli, data, statistics, systems
+from emotion import cli, data, rules, statistics, systems
+
+MARK = re.compile(r"(<!-- runs: (.+?) -->\n)(?:\|.*\n)*")
+Run = dict[str, Any]
 
 
-def table(named):
-    """Rows of Markdown for the runs of one test file, {name: run}."""
+class Lines:
+    """The lines of a split that runs scored, and what these runs say of them."""
+
+    def __init__(self, runs: Sequence[Run], split: str) -> None:
+        labels, self.split = runs[0]["labels"], split
+        self.rows = utils.read_corpus(runs[0]["data"][split]["file"], True, labels)
+        self.gold = utils.encode_labels(self.rows, labels)
+        self.sentences = data.sentences(self.rows)
+
+    def of(self, run: Run, what: str) -> np.ndarray:
+        """The "scores" or "decisions" of a run, [lines, labels]."""
+        return systems.in_order(run["ids"][self.split], run[what][self.split], self.rows)
+
+    def f1(self, decisions: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Micro- and macro-F1 of each run, [1 + resamples, runs]."""
+        given = self.gold.astype(bool), np.stack(decisions), self.sentences
+        micro, per_label = statistics.bootstrap_f1(*given, 10_000, 42)
+        return micro, per_label.mean(-1)
+
+
+def tuned_for_macro(run: Run, dev: Lines, test: Lines) -> np.ndarray:
+    """Decisions on test by the rule that serves the macro-F1 of dev."""
+    tried = rules.tune_rules(dev.gold, dev.of(run, "scores"), dev.sentences, "macro")
+    return tried[0][0](test.of(run, "scores"))
+
+
+def table(named: dict[Path, Run]) -> Iterator[str]:
+    """Rows of Markdown for the runs of one test file, by directory."""
     runs = list(named.values())
+    dev, test = Lines(runs, "dev"), Lines(runs, "test")
+    micro, macro = test.f1([test.of(run, "decisions") for run in runs])
+    _, tuned = test.f1([tuned_for_macro(run, dev, test) for run in runs])
+    figures = {"micro-F1": micro, "macro-F1": macro, "macro-F1, tuned for it": tuned}
+    if (test.gold.sum(-1) == 1).all():
+        highest = [rules.Rule(np.inf, at_least_one=True)(test.of(run, "scores")) for run in runs]
+        figures["accuracy"], _ = test.f1(highest)  # of one label a line, micro-F1 is that
+    kinds: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        kinds.setdefault(repr(systems.comparable(run) | {"seed": None}), []).append(index)
+    groups = list(kinds.values())
+    of_groups = {name: statistics.over_seeds(each, groups, 42) for name, each in figures.items()}
+    yield f"| {len(test.rows)} test lines | seeds | at 0.5 | {' | '.join(figures)} | s | GiB | at |"
+    yield "| --- " * (len(figures) + 6) + "|"
     names = runs[0]["labels"]
-    rows = utils.read_corpus(runs[0]["data"]["test"]["file"], labelled=True, labels=names)
-    labels = utils.encode_labels(rows, names)
-
-    def of_test(run, what):
-        return systems.in_order(run["ids"]["test"], run[what]["test"], rows)
-
-    decisions = np.stack([of_test(run, "decisions") for run in runs])
-    sentences = data.sentences(rows)
-    micro, per_label = statistics.bootstrap_f1(
-        labels.astype(bool), decisions, sentences, 10_000, 42
-    )
-    macro = per_label.mean(-1)
     answer = systems.constant_answer(list(named))
-    always = statistics.constant_decisions(len(labels), names, answer)
-    of_always = f"{utils.micro_f1(labels, always):.3f} | | {utils.macro_f1(labels, always):.3f}"
-    yield f"| {len(rows)} test lines | micro-F1 | at 0.5 | macro-F1 | s | GiB |"
-    yield "| --- | --- | --- | --- | --- | --- |"
-    yield f"| always {', '.join(answer)} | {of_always} | | |"
-    for index, (name, run) in enumerate(named.items()):
-        half = utils.micro_f1(labels, utils.decide(of_test(run, "scores"), 0.5))
-        of_micro, of_macro = (
-            statistics.show_interval(statistics.interval(values[:, index]))
-            for values in (micro, macro)
-        )
-        memory = max(run["peak_memory_gib"].values())
-        measured = f"{half:.3f} | {of_macro} | {run['seconds']:.0f} | {memory:.1f}"
-        yield f"| {name} | {of_micro} | {measured} |"
+    always = statistics.constant_decisions(len(test.rows), names, answer)
+    constant = {"micro-F1": utils.micro_f1, "macro-F1": utils.macro_f1}
+    cells = [f"{constant[n](test.gold, always):.3f}" if n in constant else "" for n in figures]
+    yield f"| always {', '.join(answer)} | | | {' | '.join(cells)} | | | |"
+    for number, group in enumerate(groups):
+        members = [runs[index] for index in group]
+        half = [
+            utils.micro_f1(test.gold, utils.decide(test.of(each, "scores"), 0.5))
+            for each in members
+        ]
+        cells = [
+            statistics.show_interval(statistics.interval(each[:, number]))
+            for each in of_groups.values()
+        ]
+        seconds = np.mean([each["seconds"] for each in members])
+        memory = np.mean([max(each["peak_memory_gib"].values()) for each in members])
+        commits = ", ".join(sorted({str(each["git_commit"])[:7] for each in members}))
+        measured = f"{np.mean(half):.3f} | {' | '.join(cells)} | {seconds:.0f} | {memory:.1f}"
+        name = re.sub(r"-\d+$", "", str(list(named)[group[0]])) if len(group) > 1 else ""
+        name = name or list(named)[group[0]]
+        yield f"| {name} | {len(group)} | {measured} | {commits} |"
+
+
+def tables(directories: Sequence[Path], root: Path | None = None) -> str:
+    """The tables of runs, a blank line between them; names as seen from `root`."""
+    groups: dict[str, dict[Path, Run]] = {}
+    for directory in directories:
+        run = systems.read_run(directory)
+        name = directory.relative_to(root) if root else directory
+        groups.setdefault(run["data"]["test"]["sha256"], {})[name] = run
+    return "\n\n".join("\n".join(table(runs)) for runs in groups.values()) + "\n"
+
+
+def rewrite(page: Path, root: Path) -> None:
+    """Write the tables of a page anew, of runs below a directory."""
+
+    def fresh(found: re.Match[str]) -> str:
+        runs = [path for each in found[2].split() for path in sorted(root.glob(each))]
+        if not runs:
+            return found[0]
+        print(f"{found[2]}: {len(runs)} runs", flush=True)
+        return found[1] + tables(runs, root)
+
+    page.write_text(MARK.sub(fresh, page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the tables."""
+    """Print tables, or write those of a page."""
     parser = cli.ArgumentParser("results.py", __doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path)
-    groups: dict = {}
-    for directory in parser.parse_args(argv).runs:
-        run = systems.read_run(directory)
-        groups.setdefault(run["data"]["test"]["sha256"], {})[directory] = run
-    for runs in groups.values():
-        print("\n".join(table(runs)), end="\n\n")
+    parser.add_argument("run", metavar="RUN", nargs="*", type=Path)
+    parser.add_argument("--write", metavar="FILE", type=Path, help="a page with tables")
+    parser.add_argument("--runs", metavar="DIR", type=Path, help="where its runs are")
+    options = parser.parse_args(argv)
+    if bool(options.write) != bool(options.runs) or bool(options.write) == bool(options.run):
+        parser.error("give RUN, or --write and --runs")
+    if options.write:
+        rewrite(options.write, options.runs)
+    else:
+        print(tables(options.run))
 
 
 if __name__ == "__main__":

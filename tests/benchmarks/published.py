@@ -1,0 +1,90 @@
+"""Published splits, three seeds a row, from one command a table.
+
+    python tests/benchmarks/published.py TABLE --corpus DIR --model DIR --output-dir DIR [--jobs 2]
+
+TABLE is a key of TABLES. The corpus is what data/convert.py writes, all of it labelled. Every run
+is a command of the scripts, in OUTPUT_DIR/NAME-SEED, with one thread; one that is finished is not
+made again, and one that was begun goes on, so the command may be stopped and repeated. The table
+is that of results.py.
+"""
+
+import argparse
+import concurrent.futures
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import results
+
+SEEDS = (42, 43, 44)
+BERT = ("bert_plain.py", "--lr", "1e-4")
+MEAN = (*BERT, "--pooling", "mean", "--head-lr", "1e-2", "--train-batch-size", "32")
+CLS = (*BERT, "--head-lr", "1e-3", "--epochs", "3")
+GPT = ("gpt_train.py", "--language", "en", "--lr", "1e-3", "--target-modules", "all-linear")
+GPT = (*GPT, "--epochs", "1")
+TABLES: dict[str, dict[str, tuple[str, ...]]] = {  # rows: a name, a script and its flags
+    "goemotions": {"mean": (*MEAN, "--epochs", "3")},
+    "goemotions-ko": {"mean": (*MEAN, "--epochs", "3")},
+    "target": {f"{each}": (*CLS, "--target", each) for each in ("pair", "marked")},
+    "target-gpt": {
+        each: (*GPT, "--objective", "head", "--target", each) for each in ("pair", "marked")
+    },
+    "objective": {
+        f"{each}-{rank}": (*GPT, "--objective", each, "--rank", rank)
+        for each, rank in itertools.product(("answer", "multilabel", "head"), ("16", "32"))
+    },
+}
+
+
+def run(command: Sequence[str], directory: Path) -> None:
+    """Make a run, unless it is finished."""
+    if (directory / "metrics.json").exists():
+        return
+    resume = ["--resume"] if (directory / "run.json").exists() else []
+    script, *flags = command
+    path = ROOT / ("tests/benchmarks" if script == "linear.py" else "") / script
+    given = [sys.executable, str(path), *flags, "--output-dir", str(directory), *resume]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    outcome = subprocess.run(given, env=environment, capture_output=True, text=True)
+    if outcome.returncode:
+        raise RuntimeError(f"{directory}: {outcome.stderr or outcome.stdout}")
+
+
+def main() -> None:
+    """Make all runs of a table, and print it."""
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--model", required=True, help="a from_pretrained directory")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    options = parser.parse_args()
+    began = time.perf_counter()
+    files = [f"--{split}-file={options.corpus / split}.jsonl" for split in ("train", "dev", "test")]
+    commands = {"linear": ("linear.py", "--corpus", str(options.corpus))}
+    for (name, command), seed in itertools.product(TABLES[options.table].items(), options.seeds):
+        given = (*command, *files, "--model", options.model, "--seed", str(seed))
+        commands[f"{name}-{seed}"] = given
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        started = {
+            pool.submit(run, command, options.output_dir / name): name
+            for name, command in sorted(commands.items(), key=lambda each: each[0][-2:])
+        }
+        for future in concurrent.futures.as_completed(started):
+            future.result()
+            print(f"{started[future]}, {time.perf_counter() - began:.0f} s", flush=True)
+    directories = [options.output_dir / name for name in commands]
+    print(f"\n{results.tables(directories, options.output_dir.parent)}")
+
+
+if __name__ == "__main__":
+    main()
