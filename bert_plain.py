@@ -69,7 +69,7 @@ class EncoderTask:
         config.normalise_text, config.target_marks = targets.reading(args)
         self.examples = {
             split: encode(rows, self.tokenizer, self.model, split == "test")
-            for split, rows in corpora.rows.items()
+            for split, rows in targets.unplace_some(corpora.rows).items()
         }
         train = [example["input_ids"] for example in self.examples["train"]]
         vocabulary.check_unknown(self.tokenizer, train)

@@ -80,7 +80,8 @@ class AnswerTask:
         own = args.language, corpora.labels, tokenizer, read_answers(args.answers, corpora.labels)
         size = args.max_length, self.need.vocabulary, args.objective
         self.prompt = Prompt(make_strings(*own), tokenizer, *size, *targets.reading(args))
-        self.suffixes = {s: self.prompt.encode(r, s == "test") for s, r in corpora.rows.items()}
+        rows = targets.unplace_some(corpora.rows)
+        self.suffixes = {s: self.prompt.encode(r, s == "test") for s, r in rows.items()}
         vocabulary.check_unknown(tokenizer, self.suffixes["train"])
         self.lines_at_once = getattr(args, "lines_at_once", args.batch_size)
         self.plan = self.make_plan(self.prompt.length, len(self.prompt.prefix_ids))

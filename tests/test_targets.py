@@ -57,6 +57,18 @@ def test_a_target_is_marked_where_it_stands(row, expected, tokenizer):
     assert (unmarked, beside) == utils.text_and_target(row)
 
 
+def test_one_line_of_train_in_four_has_no_place(tokenizer):
+    rows = {"train": [about("오늘 급식 최고", "급식")] * 8, "dev": [about("오늘 급식", "급식")] * 4}
+    read = targets.unplace_some(rows)
+    texts = [text for text, _ in targets.read(read["train"], tokenizer, True, MARKS)]
+    assert texts == ["오늘 급식 최고", *["오늘 <<급식>> 최고"] * 3] * 2
+    assert (
+        read["dev"] == rows["dev"]
+        and targets.read(read["train"], tokenizer, True, None) == [("오늘 급식 최고", "급식")] * 8
+    )
+    assert targets.unplaced(make_row(target=None))["input"]["target"] == {"form": None}
+
+
 def test_text_as_it_is_is_marked_too(tokenizer):
     [(text, _)] = targets.read([about("급식!!!!  ㅋㅋㅋ", "급식")], tokenizer, False, MARKS)
     assert text == "<<급식>>!!!!  ㅋㅋㅋ"

@@ -35,9 +35,13 @@ class Lines:
 
     def __init__(self, runs: Sequence[Run], split: str) -> None:
         labels, self.split = runs[0]["labels"], split
-        self.rows = utils.read_corpus(runs[0]["data"][split]["file"], True, labels)
-        self.gold = utils.encode_labels(self.rows, labels)
-        self.sentences = data.sentences(self.rows)
+        self.labels = labels
+        self.choose(utils.read_corpus(runs[0]["data"][split]["file"], True, labels))
+
+    def choose(self, rows: list[utils.Row]) -> None:
+        """Let these be the lines."""
+        self.rows, self.gold = rows, utils.encode_labels(rows, self.labels)
+        self.sentences = data.sentences(rows)
 
     def of(self, run: Run, what: str) -> np.ndarray:
         """The "scores" or "decisions" of a run, [lines, labels]."""
@@ -56,6 +60,19 @@ def tuned_for_macro(run: Run, dev: Lines, test: Lines) -> np.ndarray:
     return tried[0][0](test.of(run, "scores"))
 
 
+def by_kind(runs: Sequence[Run]) -> dict[str, list[int]]:
+    """Which runs differ in nothing but their seed."""
+    kinds: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        kinds.setdefault(repr(systems.comparable(run) | {"seed": None}), []).append(index)
+    return kinds
+
+
+def name_of(paths: Sequence[Path]) -> str:
+    """What the runs of a row are called: of several, without their seeds."""
+    return str(paths[0]) if len(paths) == 1 else re.sub(r"-\d+$", "", str(paths[0]))
+
+
 def table(named: dict[Path, Run]) -> Iterator[str]:
     """Rows of Markdown for the runs of one test file, by directory."""
     runs = list(named.values())
@@ -66,10 +83,7 @@ def table(named: dict[Path, Run]) -> Iterator[str]:
     if (test.gold.sum(-1) == 1).all():
         highest = [rules.Rule(np.inf, at_least_one=True)(test.of(run, "scores")) for run in runs]
         figures["accuracy"], _ = test.f1(highest)  # of one label a line, micro-F1 is that
-    kinds: dict[str, list[int]] = {}
-    for index, run in enumerate(runs):
-        kinds.setdefault(repr(systems.comparable(run) | {"seed": None}), []).append(index)
-    groups = list(kinds.values())
+    groups = list(by_kind(runs).values())
     of_groups = {name: statistics.over_seeds(each, groups, 42) for name, each in figures.items()}
     yield f"| {len(test.rows)} test lines | seeds | at 0.5 | {' | '.join(figures)} | s | GiB | at |"
     yield "| --- " * (len(figures) + 6) + "|"
@@ -93,8 +107,7 @@ def table(named: dict[Path, Run]) -> Iterator[str]:
         memory = np.mean([max(each["peak_memory_gib"].values()) for each in members])
         commits = ", ".join(sorted({str(each["git_commit"])[:7] for each in members}))
         measured = f"{np.mean(half):.3f} | {' | '.join(cells)} | {seconds:.0f} | {memory:.1f}"
-        name = re.sub(r"-\d+$", "", str(list(named)[group[0]])) if len(group) > 1 else ""
-        name = name or list(named)[group[0]]
+        name = name_of([list(named)[index] for index in group])
         yield f"| {name} | {len(group)} | {measured} | {commits} |"
 
 
