@@ -82,11 +82,12 @@ def average(
 
 
 def combine(args: argparse.Namespace, run: Run) -> None:
-    """Average, comparison, picture."""
+    """Average, comparison, report."""
     files: systems.Files = {
         split: getattr(args, f"{split}_file") for split in ("train", "dev", "test")
     }
     members, corpora, labels = systems.read_systems(args.runs, files)
+    is_out_of_fold = any(len(each.runs) > 1 for each in members)  # runs of all folds are one
     gold = {
         split: utils.encode_labels(rows, labels)
         for split, rows in corpora.items()
@@ -110,10 +111,13 @@ def combine(args: argparse.Namespace, run: Run) -> None:
         comparisons[split] = statistics.compare(
             values, decisions, kinds, labels, sentences, args.resamples, args.seed
         )
-        utils.log.info("\n%s", report.comparison_table(split, values, comparisons[split], constant))
+        utils.log.info(
+            "\n%s", outputs.comparison_table(split, values, comparisons[split], constant)
+        )
     outputs.write_json(run.directory / "comparison.json", comparisons)
     if gold:
-        report.draw_report(run.directory / "report.png", members, gold, comparisons, labels)
+        of_splits = corpora, gold, comparisons
+        report.write(run.directory, run.record, members, *of_splits, labels, is_out_of_fold)
     run.finish()
 
 

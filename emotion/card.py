@@ -69,18 +69,19 @@ RESAMPLES = 1000  # of the intervals
 
 
 def write(
-    run: Run,
-    labels: Sequence[str],
-    rule: Rule,
-    figures: Mapping[str, Mapping[str, dict[str, float]]],
+    run: Run, labels: Sequence[str], rule: Rule, comparisons: Mapping[str, dict[str, Any]]
 ) -> None:
     """Write `best/README.md` of a training.
 
     Args:
-        figures: by split and name {"value", "low", "high"}.
+        comparisons: of it alone, by labelled split, as of `statistics.compare`.
     """
     from huggingface_hub import ModelCard
 
+    figures = {}
+    for split, each in comparisons.items():
+        [of_run] = each["systems"].values()
+        figures[split] = {"micro-F1": of_run["micro_f1"], "macro-F1": of_run["macro_f1"]}
     files, arguments = run.record["data"], run.record["arguments"]
     base = None if os.path.exists(str(arguments["model"])) else arguments["model"]
     name = run.directory.resolve().name

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 import utils
-from emotion import card, data, outputs, process, rules, statistics
+from emotion import card, data, outputs, process, report, rules, statistics
 from emotion.checkpoint import Checkpoint
 from emotion.data import Corpora
 from emotion.process import AfterBatch, ScoreRows
 from emotion.rules import Rule
 from emotion.run import Run
+
+NAME = "this run"  # among those compared, of which it is the only one
 
 
 def choose_rule(
@@ -76,24 +78,36 @@ def conclude(
     constant_answer = statistics.best_constant_answer(gold["train"], labels)
     run.note(constant_answer=constant_answer)
     rule = choose_rule(run, labels, gold["dev"], dev, sentences, constant_answer)
-    run.write_scores(scored, gold, labels, rule, constant_answer)
+    found = run.write_scores(scored, gold, labels, rule, constant_answer)
+    if not run.writes_nothing:
+        comparisons = write_report(run, labels, rule, rows, found, history)
+        if "model" in run.args:
+            card.write(run, labels, rule, comparisons)
     run.finish(history)
-    if not run.writes_nothing and "model" in run.args:
-        figures = {split: measure(*scored[split][0], corpora, split, rule) for split in rows}
-        card.write(run, labels, rule, {s: f for s, f in figures.items() if f})
 
 
-def measure(
-    rows: list[utils.Row], scores: np.ndarray, corpora: Corpora, split: str, rule: Rule
-) -> dict[str, dict[str, float]]:
-    """Micro- and macro-F1 of a split with their intervals; empty where it is not labelled."""
-    if split not in corpora.gold:
-        return {}
-    decisions = rule(scores)[None]
-    gold, sentences = corpora.gold[split].astype(bool), data.sentences(rows)
-    micro, per_label = statistics.bootstrap_f1(gold, decisions, sentences, card.RESAMPLES, 0)
-    found = {"micro-F1": micro[:, 0], "macro-F1": per_label[:, 0].mean(-1)}
-    return {name: statistics.interval(values) for name, values in found.items()}
+def write_report(
+    run: Run,
+    labels: Sequence[str],
+    rule: Rule,
+    rows: dict[str, list[utils.Row]],
+    found: dict[str, tuple[np.ndarray, np.ndarray]],
+    history: Sequence[dict[str, float]] = (),
+) -> dict[str, dict[str, Any]]:
+    """Write `report.html` of a run; returns its figures, as of `statistics.compare`.
+
+    Args:
+        rows, found: by labelled split, lines, and their labels and scores [lines, labels].
+    """
+    gold, scores = ({split: each[n] for split, each in found.items()} for n in (0, 1))
+    decisions = {split: rule(values) for split, values in scores.items()}
+    comparisons = {}
+    for split, values in decisions.items():
+        given = gold[split], {NAME: values}, [NAME], labels, data.sentences(rows[split])
+        comparisons[split] = statistics.compare(*given, card.RESAMPLES, 0)
+    shown = report.Shown(NAME, scores, decisions, history)
+    report.write(run.directory, run.record, [shown], rows, gold, comparisons, labels)
+    return comparisons
 
 
 def predict_files(
@@ -113,5 +127,8 @@ def predict_files(
     chunks = {split: score_windows(path, lines) for split, (path, lines, _) in files.items()}
     labelled = {split for split, (_, _, is_labelled) in files.items() if is_labelled}
     run.note(constant_answer=found.constant_answer)
-    run.write_scores(chunks, labelled, found.labels, found.rule, found.constant_answer)
+    kept = run.write_scores(chunks, labelled, found.labels, found.rule, found.constant_answer)
+    if kept:
+        rows = {split: list(utils.iter_corpus(files[split][0], warn=False)) for split in kept}
+        write_report(run, found.labels, found.rule, rows, kept)
     run.finish()

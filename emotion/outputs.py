@@ -124,3 +124,41 @@ def metrics_table(
     always = statistics.show_constant(labels, list(per_emotion), constant_answer)
     lines.append(f"macro-F1 {metrics['macro_f1']:.4f}{'; ' * bool(always)}{always}")
     return "\n".join(lines)
+
+
+def comparison_table(
+    split: str, gold: np.ndarray, comparison: dict[str, Any], constant_answer: Sequence[str]
+) -> str:
+    """The comparison of one split, of `statistics.compare`, as text for the screen.
+
+    Pairs are those of kinds of systems, where some differ in their seeds alone.
+    """
+    labels = list(next(iter(comparison["systems"].values()))["per_emotion"])
+    kinds = comparison.get("kinds")
+    shown = comparison["systems"] | (kinds["systems"] if kinds else {})
+    width = max(map(len, shown)) + 2
+    count = f"{len(gold)} lines of {comparison['sentences']} sentences"
+    drawn = "these, and of seeds where several are meant" if kinds else "these"
+    lines = [
+        f"{split}, {count}, 95 % intervals from {comparison['resamples']} resamples of {drawn}:"
+    ]
+    named = "".join(f"{name[:9]:>10}" for name in labels)
+    lines.append(f"{'':<{width}}{'micro-F1':<24}{'macro-F1':<24}{named}")
+    for name, figures in shown.items():
+        each = "".join(f"{figures['per_emotion'][label]['value']:>10.3f}" for label in labels)
+        micro, macro = (
+            statistics.show_interval(figures["micro_f1"]),
+            statistics.show_interval(figures["macro_f1"]),
+        )
+        lines.append(f"{name:<{width}}{micro:<24}{macro:<24}{each}")
+    lines += filter(None, [statistics.show_constant(gold, labels, constant_answer)])
+    pairs = (kinds or comparison)["pairs"]
+    if pairs:
+        told = "paired bootstrap, two-sided; by Holm's correction for their number"
+        lines.append(f"difference of micro-F1, and p-values ({told}):")
+    lines += [
+        f"  {statistics.show_interval(pair)}  p {pair['p_value']:.4f}, corrected "
+        f"{pair['p_holm']:.4f}  {pair['a']} - {pair['b']}"
+        for pair in pairs
+    ]
+    return "\n".join(lines)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -146,3 +147,13 @@ class Progress:
                 f", {told}" * bool(told),
             )
         self.last = (time.monotonic(), self.done)
+
+
+def git_commit() -> str | None:
+    """The commit of this repository, with "-dirty" where files differ; None outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        described = subprocess.run(command, cwd=utils.ROOT, capture_output=True, text=True)
+    except OSError:
+        return None
+    return described.stdout.strip() or None

@@ -1,143 +1,214 @@
-"""Tables and pictures that people look at."""
+"""report.html: one page that stands alone, of a run or of several."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import utils
+from emotion import outputs
 from emotion.prompt_words import KOREAN
-from emotion.statistics import show_constant, show_interval
-from emotion.systems import System
+from emotion.statistics import show_constant
 
-KOREAN_FONTS = (
-    *("Noto Sans CJK KR", "Noto Sans CJK JP", "Noto Sans KR", "NanumGothic", "NanumBarunGothic"),
-    *("Malgun Gothic", "Apple SD Gothic Neo", "AppleGothic", "UnDotum", "Baekmuk Dotum"),
-)
-
-
-def comparison_table(
-    split: str, gold: np.ndarray, comparison: dict[str, Any], constant_answer: Sequence[str]
-) -> str:
-    """The comparison of one split, of `statistics.compare`, as text for the screen.
-
-    Pairs are those of kinds of systems, where some differ in their seeds alone.
-    """
-    labels = list(next(iter(comparison["systems"].values()))["per_emotion"])
-    kinds = comparison.get("kinds")
-    shown = comparison["systems"] | (kinds["systems"] if kinds else {})
-    width = max(map(len, shown)) + 2
-    count = f"{len(gold)} lines of {comparison['sentences']} sentences"
-    drawn = "these, and of seeds where several are meant" if kinds else "these"
-    lines = [
-        f"{split}, {count}, 95 % intervals from {comparison['resamples']} resamples of {drawn}:"
-    ]
-    named = "".join(f"{name[:9]:>10}" for name in labels)
-    lines.append(f"{'':<{width}}{'micro-F1':<24}{'macro-F1':<24}{named}")
-    for name, figures in shown.items():
-        each = "".join(f"{figures['per_emotion'][label]['value']:>10.3f}" for label in labels)
-        micro, macro = show_interval(figures["micro_f1"]), show_interval(figures["macro_f1"])
-        lines.append(f"{name:<{width}}{micro:<24}{macro:<24}{each}")
-    lines += filter(None, [show_constant(gold, labels, constant_answer)])
-    pairs = (kinds or comparison)["pairs"]
-    if pairs:
-        told = "paired bootstrap, two-sided; by Holm's correction for their number"
-        lines.append(f"difference of micro-F1, and p-values ({told}):")
-    lines += [
-        f"  {show_interval(pair)}  p {pair['p_value']:.4f}, corrected {pair['p_holm']:.4f}  "
-        f"{pair['a']} - {pair['b']}"
-        for pair in pairs
-    ]
-    return "\n".join(lines)
+HARDEST = 50  # lines that are shown
+LEAST_LIKELY = "The hardest lines: the least likely labels first"
+DOUBTED = "Lines whose labels look wrong: scored out of fold, the least likely labels first"
+BINS = 10  # of the calibration curve
+LEAST = 1e-6  # of a probability whose logarithm is taken
 
 
-def draw_report(
-    path: Path,
-    systems: Sequence[System],
-    gold: dict[str, np.ndarray],
-    comparisons: dict[str, dict[str, Any]],
+class Shown(NamedTuple):
+    """A system on the page: scores and decisions by split [lines, labels], and its training."""
+
+    name: str
+    scores: dict[str, np.ndarray]
+    decisions: dict[str, np.ndarray]
+    history: Sequence[dict[str, float]]
+
+
+def write(
+    directory: Path,
+    record: dict[str, Any],
+    systems: Sequence[Any],
+    rows: Mapping[str, Iterable[utils.Row]],
+    gold: Mapping[str, np.ndarray],
+    comparisons: Mapping[str, dict[str, Any]],
     labels: Sequence[str],
+    out_of_fold: bool = False,
 ) -> None:
-    """Draw F1 of each label with intervals, micro-F1 against the threshold, training curves.
-
-    The eight emotions are named in Korean too where a font for it is installed.
+    """Write `report.html`.
 
     Args:
-        gold, comparisons: by labelled split.
+        record: what run.json holds.
+        systems: of `Shown` or `systems.System`; details are of the last.
+        rows, gold, comparisons: by labelled split; gold [lines, labels], comparisons as of
+            `statistics.compare`.
+        out_of_fold: whether each line of dev was scored by runs that had not learnt it.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
+    from jinja2 import Environment, FileSystemLoader
 
-    font = korean_font()
-    shown = [
-        f"{name}\n{KOREAN.get(name, '')}" if font else name if name.isascii() else f"label {n}"
-        for n, name in enumerate(labels, start=1)
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    parts = [
+        describe(split, systems, list(rows[split]), gold[split], comparisons[split], labels)
+        | {
+            "constant": show_constant(gold[split], labels, record.get("constant_answer") or []),
+            "hardest_title": DOUBTED if out_of_fold and split == "dev" else LEAST_LIKELY,
+        }
+        for split in gold
     ]
-    names = [
-        each.name if font or each.name.isascii() else f"run {n}"
-        for n, each in enumerate(systems, start=1)
-    ]
-    curves = any(system.history for system in systems)
-    fonts = [font, "DejaVu Sans"] if font else ["DejaVu Sans"]
-    with matplotlib.rc_context({"font.family": fonts}):
-        rows = len(gold) + curves
-        figure = Figure(figsize=(14, 4.5 * rows), layout="constrained")
-        panels = figure.subplots(rows, 2, squeeze=False, width_ratios=(3, 2))
-        for (bars, curve), (split, values) in zip(panels, gold.items(), strict=False):
-            draw_labels(bars, split, shown, comparisons[split])
-            draw_thresholds(curve, split, systems, values)
-        if curves:
-            draw_history(panels[-1], systems)
-        handles = panels[0][0].get_legend_handles_labels()[0]
-        columns = min(3, len(names))
-        figure.legend(handles, names, loc="outside lower center", ncols=columns)
-        figure.savefig(path, dpi=120, format="png")
+    text = environment.get_template("report.html").render(
+        title=f"{record['script']}: {directory.resolve().name}",
+        facts=list(facts_of(record)),
+        parts=parts,
+        curves=curves_of(systems),
+    )
+    with outputs.whole_file(directory / "report.html") as file:
+        file.write(text)
 
 
-def korean_font() -> str | None:
-    """The name of an installed font that has Hangul, or None."""
-    from matplotlib.font_manager import fontManager
-
-    installed = {font.name for font in fontManager.ttflist}
-    return next((name for name in KOREAN_FONTS if name in installed), None)
-
-
-def draw_labels(axes: Any, split: str, shown: Sequence[str], comparison: dict[str, Any]) -> None:
-    """F1 of each label with its interval, a mark for each system."""
-    systems = comparison["systems"].values()
-    for index, figures in enumerate(systems):
-        per_label = [list(figure.values()) for figure in figures["per_emotion"].values()]
-        values, low, high = np.array(per_label).T
-        place = np.arange(len(shown)) + 0.7 * ((index + 0.5) / len(systems) - 0.5)
-        error = (values - low, high - values)
-        axes.errorbar(place, values, error, fmt="o", markersize=4, label=str(index))
-    axes.set_xticks(range(len(shown)), shown)
-    axes.set(title=f"{split}: F1 of each emotion, 95 % intervals", ylabel="F1", ylim=(0, 1))
-    axes.grid(axis="y", alpha=0.3)
+def facts_of(record: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    """What was run on what, as the page shows it."""
+    arguments = record["arguments"]
+    for name in ("model", "epochs", "lr", "seed", "objective", "pooling", "target", "normalise"):
+        if arguments.get(name) is not None:
+            yield name, arguments[name]
+    for split, file in record.get("data", {}).items():
+        yield split, f"{Path(file['file']).name}, {file['lines']:,} lines, {file['sha256'][:12]}…"
+    yield "commit", (record.get("git_commit") or "unknown")[:12]
 
 
-def draw_thresholds(axes: Any, split: str, systems: Sequence[System], gold: np.ndarray) -> None:
-    """Micro-F1 against the threshold, a line for each system."""
+def describe(
+    split: str,
+    systems: Sequence[Any],
+    rows: list[utils.Row],
+    gold: np.ndarray,
+    comparison: dict[str, Any],
+    labels: Sequence[str],
+) -> dict[str, Any]:
+    """What the page shows of a split; arguments as of `write`."""
+    shown = systems[-1]
+    scores, decisions, present = shown.scores[split], shown.decisions[split], gold.astype(bool)
+    per_label = comparison["systems"][shown.name]["per_emotion"]
+    named = [f"{name} {KOREAN[name]}" if name in KOREAN else name for name in labels]
+    mistakes = count_mistakes(present, decisions)
+    is_out_of_fold = (
+        split == "dev" and len(getattr(shown, "runs", [])) > 1 and "folds" in shown.kind
+    )
+    return {
+        "split": split,
+        "count": len(rows),
+        "systems": comparison["systems"],
+        "resamples": comparison["resamples"],
+        "shown": shown.name,
+        "labels": [
+            {"name": full, "support": int(present[:, k].sum())} | per_label[labels[k]]
+            for k, full in enumerate(named)
+        ],
+        "thresholds": [
+            {"name": each.name, "points": against_thresholds(gold, each.scores[split])}
+            for each in systems
+        ],
+        "calibration": [
+            {"name": each.name, "points": calibration(present, each.scores[split])}
+            for each in systems
+        ],
+        "columns": [*named, "nothing"],
+        "mistakes": list(zip([*named, "nothing"], mistakes.tolist(), strict=True)),
+        "most_mistakes": max(1, mistakes.max()),
+        "slices": slices(rows, gold, decisions),
+        "hardest": hardest(rows, present, scores, decisions, labels),
+    }
+
+
+def against_thresholds(gold: np.ndarray, scores: np.ndarray) -> list[tuple[float, float]]:
+    """(threshold, micro-F1) from 0.02 to 0.98."""
     thresholds = np.linspace(0.02, 0.98, 49)
-    for system in systems:
-        decisions = (utils.decide(system.scores[split], value) for value in thresholds)
-        axes.plot(thresholds, [utils.micro_f1(gold, each) for each in decisions])
-    title = f"{split}: micro-F1 against the threshold"
-    axes.set(title=title, xlabel="threshold", ylabel="micro-F1")
-    axes.grid(alpha=0.3)
+    return [(t, utils.micro_f1(gold, utils.decide(scores, t))) for t in thresholds.tolist()]
 
 
-def draw_history(panels: Any, systems: Sequence[System]) -> None:
-    """Training loss and dev micro-F1 by epoch, a line for each system."""
-    losses, scores = panels
-    for system in systems:
-        for axes, name, mark in ((losses, "loss", "-"), (scores, "micro_f1", "o-")):
-            logged = [(each["epoch"], each[name]) for each in system.history if name in each]
-            # an empty line keeps the colours in step
-            axes.plot(*zip(*logged, strict=True) if logged else ([], []), mark)
-    losses.set(title="training loss", xlabel="epoch", yscale="log")
-    title = "dev: micro-F1 at the threshold that serves the epoch best"
-    scores.set(title=title, xlabel="epoch")
-    for axes in (losses, scores):
-        axes.grid(alpha=0.3)
+def calibration(present: np.ndarray, scores: np.ndarray) -> list[tuple[float, float]]:
+    """(mean score, share present) of the labels whose scores fall into each of BINS."""
+    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
+    inside = [bins == number for number in range(BINS)]
+    return [(float(scores[i].mean()), float(present[i].mean())) for i in inside if i.any()]
+
+
+def count_mistakes(present: np.ndarray, decisions: np.ndarray) -> np.ndarray:
+    """How often a label was missed (row) while another was predicted wrongly (column).
+
+    The last column counts labels missed with nothing wrong in their place, the last row labels
+    predicted wrongly where nothing was missed.
+    """
+    missed, extra = (present & ~decisions).astype(int), (decisions & ~present).astype(int)
+    missed = np.column_stack([missed, ~missed.any(1)])
+    extra = np.column_stack([extra, ~extra.any(1)])
+    counts = missed.T @ extra
+    counts[-1, -1] = 0  # lines that are right
+    return counts
+
+
+def slices(
+    rows: Sequence[utils.Row], gold: np.ndarray, decisions: np.ndarray
+) -> list[tuple[str, int, float]]:
+    """(name, lines, micro-F1) by quarters of length, and with and without a target."""
+    lengths = np.array([len(row["input"]["form"]) for row in rows])
+    targets = np.array([utils.text_and_target(row)[1] is not None for row in rows])
+    ends = np.quantile(lengths, (0.25, 0.5, 0.75)).astype(int).tolist()
+    bounds = itertools.pairwise([0, *ends, int(lengths.max())])
+    parts = {
+        f"{a + 1} to {b} characters": (a < lengths) & (lengths <= b) for a, b in bounds if a < b
+    }
+    parts |= {"with a target": targets, "without": ~targets}
+    return [
+        (name, int(part.sum()), utils.micro_f1(gold[part], decisions[part]))
+        for name, part in parts.items()
+        if part.any()
+    ]
+
+
+def hardest(
+    rows: Sequence[utils.Row],
+    present: np.ndarray,
+    scores: np.ndarray,
+    decisions: np.ndarray,
+    labels: Sequence[str],
+) -> list[dict[str, Any]]:
+    """The lines with the highest mean cross-entropy of their labels, as the page shows them."""
+    likely = np.where(present, scores, 1 - scores).clip(LEAST, 1)
+    order = np.argsort(np.log(likely).mean(-1), kind="stable")[:HARDEST]
+    found = []
+    for index in order.tolist():
+        text, target = utils.text_and_target(rows[index], normalise=False)
+        given, predicted = (
+            [name for name, it in zip(labels, each[index], strict=True) if it]
+            for each in (present, decisions)
+        )
+        ranked = sorted(zip(labels, scores[index].tolist(), strict=True), key=lambda it: -it[1])
+        told = [each for n, each in enumerate(ranked) if n < 3 or each[0] in given]
+        line: dict[str, Any] = {"text": text, "target": target, "scores": told}
+        found.append(line | {"gold": given, "predicted": predicted})
+    return found
+
+
+def curves_of(systems: Sequence[Any]) -> dict[str, Any] | None:
+    """Training loss and dev micro-F1 by epoch, a curve for each system; None where none trained."""
+    curves = {
+        what: [
+            {
+                "name": each.name,
+                "points": [(it["epoch"], it[name]) for it in each.history if name in it],
+            }
+            for each in systems
+        ]
+        for what, name in (("losses", "loss"), ("scores", "micro_f1"))
+    }
+    points = [point for curve in curves["losses"] for point in curve["points"]]
+    if not points:
+        return None
+    epochs, losses = zip(*points, strict=True)
+    return curves | {"epochs": max(epochs), "highest": max(losses)}

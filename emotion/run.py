@@ -11,7 +11,6 @@ import logging
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 import traceback
@@ -20,13 +19,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 import utils
 from emotion import outputs, process, statistics
 from emotion.rules import Rule
 
 PACKAGES = (
     *("torch", "transformers", "peft", "bitsandbytes", "accelerate"),
-    *("scikit-learn", "numpy", "matplotlib"),
+    *("scikit-learn", "numpy", "jinja2"),
 )
 AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
 STATE_FILE = "training_state.json"  # the last file of a checkpoint
@@ -73,7 +74,7 @@ class Run:
                     processes=process.process_count(),
                     versions={"python": platform.python_version()}
                     | {name: importlib.metadata.version(name) for name in PACKAGES},
-                    git_commit=git_commit(),
+                    git_commit=process.git_commit(),
                     started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
                 )
         elif not process.is_main_process():
@@ -240,26 +241,28 @@ class Run:
         labels: Sequence[str],
         rule: Rule,
         constant_answer: Sequence[str],
-    ) -> None:
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Write predictions for every split scored, and metrics of those labelled; print these,
-        and those of a constant answer.
+        and those of a constant answer. Returns labels and scores of those labelled.
 
         Of several processes, each takes its part in the scoring, and the main one writes.
         """
         if self.writes_nothing:
             for _ in itertools.chain(*scored.values()):
                 pass
-            return
-        metrics = {}
+            return {}
+        metrics, kept = {}, {}
         for split, chunks in scored.items():
             gold, kinds = split in labelled, ("jsonl", "scores.jsonl")
             self.made[:0] = [self.directory / f"{split}.{kind}" for kind in kinds] * bool(self.made)
             found = outputs.write_predictions(self.directory, split, chunks, labels, rule, gold)
             if found:
+                kept[split] = found
                 metrics[split] = statistics.compute_metrics(*found, rule(found[1]), labels)
                 told = outputs.metrics_table(split, found[0], metrics[split], rule, constant_answer)
                 utils.log.info("\n%s", told)
         outputs.write_json(self.directory / "metrics.json", metrics)
+        return kept
 
 
 def last_whole_checkpoint(directory: Path) -> Path | None:
@@ -287,13 +290,3 @@ def identify(path: Path) -> dict[str, Any]:
             digest.update(line)
             lines += bool(line.strip())
     return {"file": path, "lines": lines, "sha256": digest.hexdigest()}
-
-
-def git_commit() -> str | None:
-    """The commit of this repository, with "-dirty" where files differ; None outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        described = subprocess.run(command, cwd=utils.ROOT, capture_output=True, text=True)
-    except OSError:
-        return None
-    return described.stdout.strip() or None
