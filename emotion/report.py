@@ -96,9 +96,6 @@ def describe(
     per_label = comparison["systems"][shown.name]["per_emotion"]
     named = [f"{name} {KOREAN[name]}" if name in KOREAN else name for name in labels]
     mistakes = count_mistakes(present, decisions)
-    is_out_of_fold = (
-        split == "dev" and len(getattr(shown, "runs", [])) > 1 and "folds" in shown.kind
-    )
     return {
         "split": split,
         "count": len(rows),

@@ -406,3 +406,5 @@ def test_folds_trained_apart_meet_again(tmp_path):
     tests = [read_scores(run, "test") for run in runs]
     assert read_scores(tmp_path / "out", "test") == pytest.approx(np.mean(tests, axis=0), abs=1e-6)
     assert read_json(tmp_path / "out" / "run.json")["data"].keys() == parts.keys()
+    assert "Lines whose labels look wrong" in (tmp_path / "out" / "report.html").read_text()
+    assert "Lines whose labels look wrong" not in (runs[0] / "report.html").read_text()
