@@ -10,7 +10,6 @@ by the run that was not trained on it, and their test scores are averaged.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,6 @@ import numpy as np
 
 import utils
 from emotion import cli, data, ending, outputs, report, rules, statistics, systems
-from emotion.rules import Rule
 from emotion.run import Run
 
 
@@ -62,7 +60,7 @@ def average(
     told = [f"{weight:>6.3f}  {each.name}" for weight, each in zip(weights, members, strict=True)]
     utils.log.info("average of\n%s", "\n".join(told))
     averaged = [
-        {"run": os.path.relpath(path, run.directory), "weight": weight / len(each.runs)}
+        {"run": systems.checkpoint_of(path, run.directory), "weight": weight / len(each.runs)}
         for each, weight in zip(members, weights.tolist(), strict=True)
         for path in each.runs
     ]
@@ -71,10 +69,8 @@ def average(
         split: np.average(values, axis=1, weights=weights).round(6)
         for split, values in stacked.items()
     }
-    rule = Rule(0.5 if args.threshold == "auto" else args.threshold)
-    if "dev" in gold:
-        sentences = data.sentences(corpora["dev"])
-        rule = ending.choose_rule(run, labels, gold["dev"], scores["dev"], sentences, constant)
+    dev = gold.get("dev"), scores.get("dev"), data.sentences(corpora.get("dev", []))
+    rule = ending.choose_rule(run, labels, *dev, constant)
     chunks = {split: [(corpora[split], values)] for split, values in scores.items()}
     run.write_scores(chunks, set(gold), labels, rule, constant)
     decisions = {split: rule(values) for split, values in scores.items()}
@@ -91,7 +87,7 @@ def combine(args: argparse.Namespace, run: Run) -> None:
     gold = {
         split: utils.encode_labels(rows, labels)
         for split, rows in corpora.items()
-        if all(map(utils.has_labels, rows))
+        if all(utils.has_labels(row) and row["output"].keys() == set(labels) for row in rows)
     }
     constant = systems.constant_answer(args.runs)
     run.note(constant_answer=constant)

@@ -73,6 +73,8 @@ def load(
     def classify(
         texts: Sequence[str], targets: Sequence[str | dict[str, Any] | None] | None = None
     ) -> list[dict[str, Any]]:
+        if isinstance(texts, str) or isinstance(targets, str):
+            raise utils.InputError("texts and targets are lists; give [text], and targets=[target]")
         targets = [None] * len(texts) if targets is None else targets
         about = [{"form": each} if isinstance(each, str) else each for each in targets]
         rows: list[utils.Row] = [
@@ -81,7 +83,7 @@ def load(
         ]
         seen = [number for number, text in enumerate(texts) if utils.normalise_text(text)]
         results: list[dict[str, Any]] = [
-            {"text": text, "target": target["form"] if isinstance(target, dict) else None}
+            {"text": text, "target": target.get("form") if isinstance(target, dict) else None}
             | {"emotions": [], "scores": dict.fromkeys(found.labels)}
             for text, target in zip(texts, about, strict=True)
         ]

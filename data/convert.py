@@ -305,9 +305,9 @@ def write_file(rows, path):
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     try:
         utils.read_corpus(path, labelled=True)
-    except utils.InputError:
+    except utils.InputError as error:
         path.unlink()
-        raise
+        raise utils.InputError(f"what came of the table is no corpus: {error}") from None
     print(f"{path}: {len(rows)} lines, of the labels {', '.join(rows[0]['output'])}")
 
 

@@ -14,6 +14,11 @@ USE = {  # what opens a checkpoint where this repository is not installed
 
 `prompt.json` holds the words that it is asked with; `gpt_inference.py` of this repository has how
 its answers become scores.""",
+    "head": """    from peft import AutoPeftModelForCausalLM
+    model = AutoPeftModelForCausalLM.from_pretrained("DIR")
+
+`head.safetensors` is a linear layer on the state of the last token, a sigmoid for each label;
+`prompt.json` holds the words around a text.""",
     "other": """    from transformers import pipeline
     classify = pipeline("text-classification", "DIR", top_k=None{trust})
     classify({"text": "a sentence", "text_pair": "its target, or leave this out"})
@@ -93,7 +98,8 @@ def write(
         f"| {split} | {show_interval(each['micro-F1'])} | {show_interval(each['macro-F1'])} |"
         for split, each in figures.items()
     ]
-    use = USE.get(run.script, USE["other"])
+    asks = "head" if arguments.get("objective") == "head" else run.script
+    use = USE.get(asks, USE["other"])
     carries_code = (run.directory / "best" / "modeling.py").exists()
     use = use.replace("{trust}", ", trust_remote_code=True" if carries_code else "")
     text = CARD.format(

@@ -98,12 +98,12 @@ def read_decision(
         utils.InputError: there is none that can be used.
     """
     decision = outputs.read_json(path / "decision.json")
-    constant = decision.get("constant_answer") if isinstance(decision, dict) else None
-    constant = constant if isinstance(constant, list) else []
-    if isinstance(threshold, float):
-        return Rule(threshold), constant
+    noted = decision.get("constant_answer") if isinstance(decision, dict) else None
+    constant = [each for each in noted if each in labels] if isinstance(noted, list) else []
+    if threshold != "auto":
+        return Rule(float(threshold)), constant
     config = outputs.read_json(path / "config.json") or {}
-    if decision is None and "threshold" in config:
+    if "threshold" in config and not (path / "decision.json").exists():
         decision = {"labels": list(labels)}
         decision |= {name: config[name] for name in Rule._fields if name in config}
     file, mend = path / "decision.json", "give a decision rule, as --threshold 0.5"
@@ -126,8 +126,11 @@ def read_decision(
 # Models
 
 
-def describe_model(name: str) -> str:
+def describe_model(name: str, flag: str = "--model ") -> str:
     """What is to be loaded, from where, and how large it is, as one line.
+
+    Args:
+        flag: what named it, for messages.
 
     Raises:
         utils.InputError: it is neither a `from_pretrained` directory nor a model that the hub or
@@ -136,7 +139,7 @@ def describe_model(name: str) -> str:
     if os.path.exists(name):
         if not (Path(name) / "config.json").is_file():
             mend = "give a from_pretrained directory"
-            raise utils.InputError(f"--model {name}: is no model (no config.json); {mend}")
+            raise utils.InputError(f"{flag}{name}: is no model (no config.json); {mend}")
         return f"loading {name}, {size_of(Path(name)) / 2**20:,.0f} MiB of weights"
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -149,12 +152,12 @@ def describe_model(name: str) -> str:
         info = HfApi().model_info(name, files_metadata=True, timeout=10)
     except (HFValidationError, RepositoryNotFoundError):
         mend = "check the name"
-        told = f"--model {name}: neither a directory nor a model on the hub; {mend}"
+        told = f"{flag}{name}: neither a directory nor a model on the hub; {mend}"
         raise utils.InputError(told) from None
     except Exception as error:
         raise utils.InputError(
-            f"--model {name}: not on this machine, and the model hub cannot be reached "
-            f"({type(error).__name__}); give a local directory with --model PATH, or try --sample"
+            f"{flag}{name}: not on this machine, and the model hub cannot be reached "
+            f"({type(error).__name__}); give a local directory{', or try --sample' * bool(flag)}"
         ) from None
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     kinds = [{n: s for n, s in sizes.items() if n.endswith(kind)} for kind in WEIGHTS]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import utils
-from emotion import checkpoint, outputs
+from emotion import checkpoint, cli, outputs
 from emotion.process import AfterBatch, ScoreRows
 from emotion.rules import Rule
 
@@ -38,7 +38,7 @@ def find(name: str | Path) -> Path:
     if path.is_dir():
         is_run = (path / "run.json").is_file() and not (path / "config.json").exists()
         return path / "best" if is_run and (path / "best").is_dir() else path
-    checkpoint.describe_model(str(name))  # raises where the hub has no such model
+    checkpoint.describe_model(str(name), "")  # raises where the hub has no such model
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(str(name)))
@@ -58,6 +58,13 @@ def load(
     Raises:
         utils.InputError: it is no checkpoint, or cannot be loaded.
     """
+    if precision not in cli.PRECISIONS:
+        raise utils.InputError(f"precision: is {precision!r}; give {', '.join(cli.PRECISIONS)}")
+    try:
+        threshold = cli.threshold(str(threshold))
+    except ValueError:
+        told = f'threshold: is {threshold!r}; give "auto", or a number from 0 to 1'
+        raise utils.InputError(told) from None
     path = find(name)
     members = (outputs.read_json(path.parent / "run.json") or {}).get("members")
     if members and not (path / "config.json").exists():
@@ -87,7 +94,7 @@ def load_average(
     Raises:
         utils.InputError: one cannot be loaded, or has other labels than the first.
     """
-    runs = [path.parent / member["run"] for member in members]
+    runs = [path.parent.resolve() / member["run"] for member in members]
     for run in runs:
         if not run.is_dir():
             told = "was averaged, and is not there any more; put it back, or average anew"

@@ -20,8 +20,8 @@ NAME = "this run"  # among those compared, of which it is the only one
 def choose_rule(
     run: Run,
     labels: Sequence[str],
-    gold: np.ndarray,
-    scores: np.ndarray,
+    gold: np.ndarray | None,
+    scores: np.ndarray | None,
     sentences: np.ndarray,
     constant_answer: Sequence[str],
 ) -> Rule:
@@ -32,13 +32,13 @@ def choose_rule(
     where cross-fitting prefers it.
 
     Args:
-        gold, scores: of dev, shape [lines, labels].
+        gold, scores: of dev, shape [lines, labels]; needed where the rule is tuned.
         sentences: as of `data.sentences`.
         constant_answer: the best of train, noted too.
     """
     given, average = run.args.threshold, run.args.tune
     decision: dict[str, Any] = {"labels": list(labels)}
-    if given == "auto":
+    if given == "auto" and gold is not None and scores is not None:
         tried = rules.tune_rules(gold, scores, sentences, average)
         for each, figures in tried:
             utils.log.info(

@@ -29,7 +29,7 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            mend = "mend that, and go on with --resume or start again"
+            mend = "mend that, and start again"
             told = f"{path}: cannot be written ({error.strerror}); {mend}"
             raise utils.RunError(told) from None
         raise
@@ -38,7 +38,7 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; None where it is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # a hand may have edited it
     except (OSError, ValueError):
         return None
 

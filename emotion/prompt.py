@@ -49,6 +49,9 @@ class Prompt:
         begins = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
         beginning = [tokenizer.bos_token_id] if begins else []
         self.prefix_ids: list[int] = beginning + self.tokenize(strings["prefix"])[0]
+        if objective == "answer" and len(strings["answers"]) == 2:
+            told = "one label has no other to be compared with; take multilabel, or head"
+            raise utils.InputError(f"--objective answer: {told}")
         self.answer_ids = [[0]]  # read at the end of a line alone, whatever it is
         if objective != "head":
             self.answer_ids = self.tokenize(*strings["answers"])

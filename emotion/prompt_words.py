@@ -60,7 +60,10 @@ def make_strings(
     words = PROMPTS[language]
     known = words["answers"] | given
     answers = [known.get(label, label) for label in labels]
-    none = next(word for word in words["none"] if word not in answers)
+    none = next((word for word in words["none"] if word not in answers), None)
+    if none is None:
+        told = f"{' and '.join(words['none'])} are answers of labels, and one has to mean none"
+        raise utils.InputError(f"{told}; give others with --answers")
     listed = words["or"].join([", ".join(answers[:-1])] * (len(answers) > 1) + answers[-1:])
     answers.append(none)
 

@@ -38,6 +38,9 @@ CHANGES_NO_WEIGHT = {  # what may differ on --resume
 }
 
 
+BEFORE = {"target": "pair", "tune": "micro", "normalise": "on"}  # as it was before such flags were
+
+
 class Run:
     """A run that has a directory of its own from its first moment on.
 
@@ -156,7 +159,7 @@ class Run:
 
     def check_same(self, before: dict[str, Any]) -> None:
         """Raise utils.InputError if the run that is resumed had other arguments."""
-        was = before.get("arguments", {}) | {"processes": before.get("processes")}
+        was = BEFORE | before.get("arguments", {}) | {"processes": before.get("processes")}
         self.keep_steps(was)
         now = json.loads(json.dumps(vars(self.args), default=str)) | {
             "processes": process.process_count()

@@ -53,18 +53,19 @@ def compute_metrics(
     from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
     labels, decisions = labels.astype(int), decisions.astype(int)
-    columns = precision_recall_fscore_support(labels, decisions, average=None, zero_division=0)
-    per_emotion = {
-        name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
-        for name, p, r, f, n in zip(names, *columns, strict=True)
-    }
+    per_emotion = {}
+    for name, column in zip(names, range(len(names)), strict=True):
+        given = labels[:, column], decisions[:, column]
+        p, r, f, _ = precision_recall_fscore_support(*given, average="binary", zero_division=0)
+        figures = {"precision": float(p), "recall": float(r), "f1": float(f)}
+        per_emotion[name] = figures | {"support": int(given[0].sum())}
     both = 0 < labels.mean() < 1
     return {
         "micro_f1": utils.micro_f1(labels, decisions),
         "micro_f1_at_0.5": utils.micro_f1(labels, utils.decide(probabilities, 0.5)),
         "macro_f1": float(np.mean([scores["f1"] for scores in per_emotion.values()])),
         "exact_match": float((labels == decisions).all(-1).mean()),
-        "micro_roc_auc": float(roc_auc_score(labels, probabilities, average="micro"))
+        "micro_roc_auc": float(roc_auc_score(labels.ravel(), probabilities.ravel()))
         if both
         else None,
         "per_emotion": per_emotion,

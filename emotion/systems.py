@@ -101,7 +101,10 @@ def read_systems(paths: Sequence[Path], files: Files) -> tuple[list[System], Row
         utils.InputError: the runs did not score the same lines, or the runs of some folds are
             missing.
     """
-    if repeated := next((path for path in paths if list(paths).count(path) > 1), None):
+    resolved = [path.resolve() for path in paths]
+    if repeated := next(
+        (p for p, r in zip(paths, resolved, strict=True) if resolved.count(r) > 1), None
+    ):
         raise utils.InputError(f"{repeated}: is named twice; name each run once")
     runs = {path: read_run(path) for path in paths}
     first = runs[paths[0]]
@@ -134,6 +137,14 @@ def constant_answer(paths: Sequence[Path]) -> list[str]:
     return next(filter(None, noted), [])
 
 
+def checkpoint_of(path: Path, directory: Path) -> str:
+    """What predicts as the run at `path` did, seen from a directory: the run, or what it was given
+    to predict with.
+    """
+    given = (outputs.read_json(path / "run.json") or {})["arguments"].get("model_ckpt_path")
+    return os.path.relpath(Path(given or path).resolve(), directory.resolve())
+
+
 def comparable(run: dict[str, Any]) -> dict[str, Any]:
     """The arguments that tell a run from others, with "fold" where it was made with --folds.
 
@@ -144,6 +155,13 @@ def comparable(run: dict[str, Any]) -> dict[str, Any]:
     if arguments.get("folds") is None:
         arguments.pop("fold", None)
     return arguments | {"script": run["script"]}
+
+
+def kind_of(run: dict[str, Any]) -> str:
+    """What tells a run from others, but for its seed and fold."""
+    files = {split: file["sha256"] for split, file in run["data"].items()}
+    told = {"seed": None, "fold": None, "data": files, "precision": run.get("precision")}
+    return json.dumps(comparable(run) | told | {"threshold": run["arguments"].get("threshold")})
 
 
 def read_scored_file(files: Files, split: str, runs: dict[Path, dict[str, Any]]) -> list[utils.Row]:
@@ -183,8 +201,7 @@ def to_system(path: Path, run: dict[str, Any], corpora: Rows) -> System:
         }
         for what in ("scores", "decisions")
     )
-    kind = json.dumps(comparable(run) | {"seed": None})
-    return System(str(path), kind, [path], scores, decisions, run.get("history", []))
+    return System(str(path), kind_of(run), [path], scores, decisions, run.get("history", []))
 
 
 def join_folds(
@@ -210,5 +227,5 @@ def join_folds(
     average = runs[0]["arguments"].get("tune", "micro")
     rule, _ = rules.tune_rules(gold, scores["dev"], sentences, average)[0]
     decisions = {split: rule(values) for split, values in scores.items()}
-    kind = json.dumps(comparable(runs[0]) | {"seed": None, "fold": None})
+    kind = kind_of(runs[0])
     return System(f"{paths[0]} and its other folds", kind, list(paths), scores, decisions, [])

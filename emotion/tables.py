@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,10 @@ def read_table(
         mend = "name each column, in the first line"
         raise utils.InputError(f"{path}: has no header, or a column twice; {mend}")
 
+    records, ahead = itertools.tee(records)
+    if not any(values for _, values in ahead):
+        raise utils.InputError(f"{path}: has no rows; give some")
+
     def rows() -> Iterator[tuple[int, dict[str, str]]]:
         for number, values in records:
             if values and len(values) != len(columns):
@@ -61,7 +66,8 @@ def read_table(
 
 def read_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The number of its last line, and the values, of each record of a table."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     try:
         for values in reader:
             yield reader.line_num, values

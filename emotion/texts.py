@@ -59,25 +59,37 @@ def open_source(args: argparse.Namespace) -> Source:
     if args.output and args.output.exists():
         told = "is there, and nothing is overwritten; give another --output"
         raise utils.InputError(f"{args.output}: {told}")
+    if args.output and not args.output.absolute().parent.is_dir():
+        raise utils.InputError(f"{args.output}: its directory is not there; make it")
+    form = path and (args.format or path.suffix.lower().removeprefix("."))
+    for flag in ("format", "text_column", "target_column", "target"):
+        fits = form == "jsonl" if flag == "target" else form not in ("csv", "tsv")
+        fits = path is None if flag == "format" else fits
+        if getattr(args, flag) and fits:
+            told = "is not for sentences" if path is None else f"is not for {form}"
+            raise utils.InputError(f"--{flag.replace('_', '-')}: {told}; leave it out")
     if args.texts:
         return Source("screen", [], ((text, target, {}) for text in args.texts))
     if path is None:
-        sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-        return Source("lines", [], ((line.rstrip("\r\n"), target, {}) for line in sys.stdin))
-    form = args.format or path.suffix.lower().removeprefix(".")
+        return Source("lines", [], ((line, target, {}) for line in lines_of_stdin()))
     if form not in FORMATS:
         raise utils.InputError(
             f"{path}: of what form is it? give --format, of {', '.join(FORMATS)}"
         )
     if form == "txt":
-        lines = (line.rstrip("\n") for line in io.StringIO(tables.read_text(path)))
+        lines = (line.rstrip("\r\n") for line in io.StringIO(tables.read_text(path)))
         return Source("lines", [], ((line, target, {}) for line in lines))
     if form == "jsonl":
         data.summarise(path, (), predicts=True)
         rows = utils.iter_corpus(path, warn=False)
-        given = ((row["input"]["form"], row["input"].get("target"), row) for row in rows)
-        return Source(form, [], given)
+        return Source(form, [], ((row["input"]["form"], place_of(row), row) for row in rows))
     return open_table(path, form, args)
+
+
+def place_of(row: utils.Row) -> dict[str, Any] | None:
+    """The target of a row of a corpus and its place; None where that is no text."""
+    target = row["input"].get("target")
+    return target if isinstance(target, dict) and isinstance(target.get("form"), str) else None
 
 
 def open_table(path: Path, form: str, args: argparse.Namespace) -> Source:
@@ -102,6 +114,22 @@ def open_table(path: Path, form: str, args: argparse.Namespace) -> Source:
     return Source(form, columns, items())
 
 
+def lines_of_stdin() -> Iterator[str]:
+    """The lines of standard input, as they come.
+
+    Raises:
+        utils.InputError: it is closed, or not in UTF-8.
+    """
+    if sys.stdin is None:
+        raise utils.InputError("nothing to read: give a sentence, --input, or standard input")
+    for number, raw in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            told = f"standard input: line {number}: is not UTF-8; convert it, or give --input FILE"
+            raise utils.InputError(told) from None
+
+
 @contextlib.contextmanager
 def open_sink(
     args: argparse.Namespace, source: Source
@@ -112,7 +140,7 @@ def open_sink(
         file: Any = sys.stdout if path is None else stack.enter_context(outputs.whole_file(path))
         is_table = source.format in ("csv", "tsv")
         mark = "\t" if source.format == "tsv" else ","
-        table = csv.writer(file, delimiter=mark, lineterminator="\n")
+        table = csv.writer(file, delimiter=mark, lineterminator="\r\n")  # RFC 4180
         begun = False
 
         def write(window: Window, results: list[Result]) -> None:
@@ -141,7 +169,13 @@ def open_sink(
 
 def new_columns(labels: list[str], columns: list[str]) -> list[str]:
     """The names of the columns that a prediction adds, none of which is there already."""
-    return [f"{name} (predicted)" if name in columns else name for name in ("emotions", *labels)]
+    names = list(columns)
+    for name in ("emotions", *labels):
+        tried = itertools.chain(
+            [name, f"{name} (predicted)"], (f"{name} (predicted {n})" for n in itertools.count(2))
+        )
+        names.append(next(each for each in tried if each not in names))
+    return names[len(columns) :]
 
 
 def drawn(result: Result) -> str:

@@ -271,6 +271,24 @@ def test_runs_that_do_not_match_are_refused(members, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_that_differ_in_more_than_their_seed_are_of_several_kinds(tmp_path):
+    files = {"dev": make_corpus(tmp_path / "dev.jsonl", 40, 0)}
+    give = {"dev": np.random.default_rng(0).random((40, 8))}
+    run = systems.read_run(make_run(tmp_path / "one", files, give))
+    kind = systems.kind_of(run)
+    assert kind == systems.kind_of(run | {"arguments": run["arguments"] | {"seed": 9}})
+    for change in (
+        {"precision": "bf16"},
+        {"data": run["data"] | {"train": {"sha256": "another"}}},
+        {"arguments": run["arguments"] | {"threshold": 0.3}},
+        {"arguments": run["arguments"] | {"epochs": 3}},
+    ):
+        assert kind != systems.kind_of(run | change)
+    again = tmp_path / "nowhere" / ".." / "one"
+    outcome = call("ensemble.py", tmp_path / "one", again, "--output-dir", tmp_path / "out")
+    assert outcome.returncode == 2 and "is named twice" in outcome.stderr
+
+
 def test_unlabelled_test_lines_are_predicted_and_not_compared(tmp_path):
     rows = [make_row(id=str(n), labels=None) for n in range(5)]
     files = {

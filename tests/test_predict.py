@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 
@@ -98,6 +99,31 @@ def test_an_average_predicts_as_it_was_averaged(small, tmp_path):
     assert_refused(call("predict.py", average, "글"), "nowhere: was averaged, and is not there")
 
 
+def test_an_average_of_predictions_opens_behind_a_link_and_without_labels(small, tmp_path):
+    """Its members are what predicted; its rule is the threshold that was given."""
+    unlabelled = [make_row(str(n), labels=None) for n in range(4)]
+    file = write_rows(tmp_path / "unlabelled.jsonl", unlabelled)
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    members = []
+    for script in ("bert_plain.py", "bert_GRU.py"):
+        best, output = small.undisturbed(script) / "best", tmp_path / script
+        where = ["--model-ckpt-path", best, "--test-file", file, "--output-dir", output]
+        assert call(script, *where, "--precision", "fp32").returncode == 0
+        members.append(output)
+    average = tmp_path / "link" / "average"
+    flags = "--threshold", 0.2, "--output-dir", average
+    assert call("ensemble.py", *members, *flags).returncode == 0
+    expected = scores_in(average / "test.scores.jsonl")
+    rows = [row["input"] for row in unlabelled]
+    results = predict.load(average, precision="fp32")(
+        [each["form"] for each in rows], [each["target"] for each in rows]
+    )
+    found = [list(each["scores"].values()) for each in results]
+    assert np.abs(np.array(found) - expected).max() < 2e-6
+    assert results[0]["emotions"] == [n for n, it in results[0]["scores"].items() if it >= 0.2]
+
+
 def test_sentences_give_json_lines_in_a_pipe_and_a_table_on_a_terminal(small):
     best = small.undisturbed("bert_plain.py") / "best"
     outcome = call("predict.py", best, *TEXTS, "--target", "급식", "--threshold", 0.4)
@@ -189,7 +215,7 @@ def test_columns_and_formats_can_be_named(small, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["no/such/model", "글"], "--model no/such/model"),
+        (["no/such/model", "글"], "error: no/such/model: neither"),
         (["{best}", "글", "--input", "x.csv"], "sentences and --input: give one of them"),
         (["{best}", "--input", "no.csv"], "no.csv: cannot be read"),
         (["{best}", "--input", "{odd}"], "of what form is it? give --format"),
@@ -369,3 +395,106 @@ def test_a_second_training_goes_on_from_the_first(small, tmp_path):
 def test_predict_says_how_it_is_used():
     outcome = run_script("predict.py", "--help")
     assert outcome.returncode == 0 and "--text-column" in outcome.stdout
+
+
+def test_a_broken_rule_is_refused_and_one_of_another_editor_read(small, tmp_path):
+    best = tmp_path / "best"
+    shutil.copytree(small.undisturbed("bert_plain.py") / "best", best)
+    text = (best / "decision.json").read_text(encoding="utf-8")
+    edited = json.dumps(json.loads(text) | {"threshold": 0.99, "at_least_one": False})
+    (best / "decision.json").write_text(edited, encoding="utf-8-sig")
+    assert predict.load(best)(TEXTS)[0]["emotions"] == []
+    (best / "decision.json").write_text(edited[:-1] + ",}", encoding="utf-8")
+    assert_refused(call("predict.py", best, "글"), "decision.json: is missing or broken")
+
+
+def test_the_import_takes_what_it_says_and_refuses_the_rest(small):
+    best = small.undisturbed("bert_plain.py") / "best"
+    assert predict.load(best, threshold=1)(TEXTS)[0]["emotions"] == []
+    assert len(predict.load(best, threshold=0)(TEXTS)[0]["emotions"]) == len(EMOTIONS)
+    for settings in ({"threshold": "abc"}, {"threshold": 7.0}, {"precision": "x"}):
+        with pytest.raises(utils.InputError, match=r"^(threshold|precision): "):
+            predict.load(best, **settings)
+    classify = predict.load(best)
+    for given in (("글",), (TEXTS[:2], "대상")):
+        with pytest.raises(utils.InputError, match="lists"):
+            classify(*given)
+    beside, strange, none = classify(["급식"] * 3, ["급식", {}, None])
+    assert strange["target"] is None and strange["scores"] == none["scores"] != beside["scores"]
+
+
+def test_a_corpus_file_is_read_as_the_scripts_read_it(small, tmp_path):
+    """A target that is no object is none, though a string is one for the import."""
+    best = small.undisturbed("bert_plain.py") / "best"
+    rows = [{"id": str(n), "input": {"form": "급식 최고"}} for n in range(3)]
+    rows[1]["input"]["target"], rows[2]["input"]["target"] = "급식", {}
+    write_rows(tmp_path / "in.jsonl", rows)
+    outcome = call("predict.py", best, "--input", tmp_path / "in.jsonl")
+    one, two, three = (json.loads(line)["scores"] for line in outcome.stdout.splitlines())
+    assert one == two == three
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--format", "csv"], "--format: is not for sentences"),
+        (["글", "--text-column", "a"], "--text-column: is not for sentences"),
+        (["--input", "in.jsonl", "--target", "표"], "--target: is not for jsonl"),
+        (["--input", "in.jsonl", "--target-column", "t"], "--target-column: is not for jsonl"),
+        (["글", "--output", "nowhere/out.jsonl"], "its directory is not there; make it"),
+        (["--input", "quote.csv"], "line 3: is no table"),
+        (["--input", "header.csv"], "has no rows"),
+    ],
+)
+def test_what_would_be_left_unread_is_refused(arguments, told, small, tmp_path, monkeypatch):
+    best = (small.undisturbed("bert_plain.py") / "best").resolve()
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "in.jsonl", [make_row()])
+    (tmp_path / "quote.csv").write_text('text,n\n"좋다,1\n"싫다,2\n화나,3\n', encoding="utf-8")
+    (tmp_path / "header.csv").write_text("text,n\n", encoding="utf-8")
+    given = [tmp_path / each if "." in each[:-1] else each for each in arguments]
+    assert_refused(call("predict.py", best, *given), told)
+
+
+def test_a_table_comes_back_whatever_stands_in_it(small, tmp_path):
+    """A lone carriage return, a huge cell, columns named as the new ones, time and again."""
+    best = small.undisturbed("bert_plain.py") / "best"
+    cells = ["가\r나 좋다", "긴 " * 100_000]
+    path = tmp_path / "0.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["text", "emotions"], *([cell, "x"] for cell in cells)])
+    for number in (1, 2, 3):
+        before, path = path, tmp_path / f"{number}.csv"
+        outcome = call("predict.py", best, "--input", before, "--output", path)
+        assert outcome.returncode == 0, outcome.stderr
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert len(set(header)) == len(header) == 2 + 3 * (1 + len(EMOTIONS))
+    assert [row[0] for row in rows] == cells and all(len(row) == len(header) for row in rows)
+
+
+def test_standard_input_is_utf_8(small):
+    best = small.undisturbed("bert_plain.py") / "best"
+    command = [sys.executable, str(ROOT / "predict.py"), str(best)]
+    given = "\ufeff급식\r\n최고\r\n".encode()
+    process = subprocess.run(command, input=given, capture_output=True, check=True)
+    lines = process.stdout.decode().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["급식", "최고"]
+    process = subprocess.run(command, input="글\n급식".encode("cp949"), capture_output=True)
+    assert process.returncode == 2 and b"line 1: is not UTF-8" in process.stderr
+
+
+@pytest.mark.parametrize("script", ["bert_plain.py", "gpt_train.py"])
+def test_one_label_alone(script, small, tmp_path):
+    rows = [make_row(str(n)) | {"output": {"좋음": str(n % 2 == 0)}} for n in range(24)]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    files = ["--train-file", file, "--dev-file", file, "--output-dir", tmp_path / "out"]
+    given = ["--model", MODELS[script], *files, "--epochs", 1]
+    if script == "gpt_train.py":
+        assert_refused(call(script, *given), "--objective answer: one label has no other")
+        given += ["--objective", "multilabel"]
+    assert call(script, *given).returncode == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert list(metrics["dev"]["per_emotion"]) == ["좋음"]
+    [found] = predict.load(tmp_path / "out")(["급식"])
+    assert list(found["scores"]) == ["좋음"]

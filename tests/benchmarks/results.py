@@ -64,7 +64,7 @@ def by_kind(runs: Sequence[Run]) -> dict[str, list[int]]:
     """Which runs differ in nothing but their seed."""
     kinds: dict[str, list[int]] = {}
     for index, run in enumerate(runs):
-        kinds.setdefault(repr(systems.comparable(run) | {"seed": None}), []).append(index)
+        kinds.setdefault(systems.kind_of(run), []).append(index)
     return kinds
 
 
