@@ -66,13 +66,16 @@ def load_base(path: str, precision: str, where: torch.device) -> Any:
         raise utils.InputError(f"--model {path}: {told}; take another")
     for config in (model.config, model.config.get_text_config()):
         config.use_cache = False  # a cache is given where one is wanted
-    return compute_in_float32(model)
+    return compute_in_float32(model, scoring.DTYPES[precision])
 
 
-def compute_in_float32(model: Any) -> Any:
+def compute_in_float32(model: Any, products: torch.dtype) -> Any:
     """Let all that is not a product of 4-bit layers compute in float32, unless autocast is on.
 
     Embeddings and head stay stored in the type that they were loaded in.
+
+    Args:
+        products: what those are made in, whatever a model that came in 4 bits says.
     """
     head = model.get_output_embeddings()
     stored = {id(model.get_input_embeddings().weight), id(head.weight)}
@@ -82,6 +85,7 @@ def compute_in_float32(model: Any) -> Any:
     for module in model.modules():
         if isinstance(module, Linear4bit):  # else it repacks its weights in evaluation, for a
             module.support_avx512bf16_for_cpu = False  # kernel slower on a batch, without gradients
+            module.compute_dtype = products
     model.get_input_embeddings().register_forward_hook(lambda *args: args[-1].float())
     head.forward = functools.partial(float32_logits, head)
     return model

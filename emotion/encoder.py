@@ -106,12 +106,15 @@ def load_config(path: Path | str, **settings: Any) -> Any:
     """The config of an encoder, settings added.
 
     Raises:
-        utils.InputError: it is one with a decoder.
+        utils.InputError: it is one with a decoder, or has no hidden_size.
     """
     config = AutoConfig.from_pretrained(path, trust_remote_code=False, **settings)
     if config.is_encoder_decoder:
         told = f"is an encoder with a decoder ({config.model_type}); give an encoder alone"
         raise utils.InputError(f"{path}: {told}")
+    if not hasattr(config.get_text_config(), "hidden_size"):
+        told = f"{config.model_type} does not tell how wide its hidden states are"
+        raise utils.InputError(f"{path}: {told}; give another model")
     if getattr(config, "attention_type", "") == "block_sparse":  # else the first batch decides
         config.attention_type = "original_full"
     config.get_text_config().use_cache = False

@@ -161,7 +161,7 @@ def step(lines, tokens, again):
         need = needs(task)
         estimate = libraries + sum((need.held | need.training(packed, again)).values())
         task.plan = task.plan._replace(again=again)
-        causal.load_base = lambda *_: causal.compute_in_float32(build())
+        causal.load_base = lambda *_: causal.compute_in_float32(build(), torch.bfloat16)
         AnswerModel.choose_way = lambda *_: "not tried: the step alone is measured"
         task.load()
         loop = OneStep(run, accelerator, corpora, task, 1)
