@@ -157,7 +157,9 @@ def describe_model(name: str, flag: str = "--model ") -> str:
     except Exception as error:
         raise utils.InputError(
             f"{flag}{name}: not on this machine, and the model hub cannot be reached "
-            f"({type(error).__name__}); give a local directory{', or try --sample' * bool(flag)}"
+            f"({type(error).__name__}); give a local directory"
+            + f" with {flag}PATH, or try --sample"
+            * bool(flag)
         ) from None
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     kinds = [{n: s for n, s in sizes.items() if n.endswith(kind)} for kind in WEIGHTS]

@@ -38,7 +38,8 @@ CHANGES_NO_WEIGHT = {  # what may differ on --resume
 }
 
 
-BEFORE = {"target": "pair", "tune": "micro", "normalise": "on"}  # as it was before such flags were
+# What runs did that were begun before these flags were there
+BEFORE = {"target": "pair", "tune": "micro", "normalise": "on"}
 
 
 class Run:
@@ -159,7 +160,8 @@ class Run:
 
     def check_same(self, before: dict[str, Any]) -> None:
         """Raise utils.InputError if the run that is resumed had other arguments."""
-        was = BEFORE | before.get("arguments", {}) | {"processes": before.get("processes")}
+        was = {name: each for name, each in BEFORE.items() if name in self.args}
+        was |= before.get("arguments", {}) | {"processes": before.get("processes")}
         self.keep_steps(was)
         now = json.loads(json.dumps(vars(self.args), default=str)) | {
             "processes": process.process_count()

@@ -227,9 +227,10 @@ def test_answers_that_the_tokenizer_cannot_tell_apart_are_refused():
     with pytest.raises(utils.InputError, match="cannot tell the answers '기쁨' and '기쁨' apart"):
         Prompt(strings | {"answers": ["기", "기쁨", "기쁨"]}, tokenizer, 512, 300)
     # where one begins as another is, each has an end
-    longer = Prompt(strings | {"answers": ["기", "기쁨"]}, tokenizer, 512, 300).answer_ids
-    assert [ids[-1] for ids in longer] == [tokenizer.eos_token_id] * 2
-    assert [tokenizer.decode(ids[:-1]) for ids in longer] == ["기", "기쁨"]
+    answers = ["기", "기쁨", "없음"]
+    longer = Prompt(strings | {"answers": answers}, tokenizer, 512, 300).answer_ids
+    assert [ids[-1] for ids in longer] == [tokenizer.eos_token_id] * 3
+    assert [tokenizer.decode(ids[:-1]) for ids in longer] == answers
 
 
 def test_the_answers_are_single_tokens_of_the_sample_and_begin_alike_in_bytes():
