@@ -2,19 +2,16 @@
 
 import argparse
 import json
-import sys
 import warnings
 
 import numpy as np
 import pytest
-from conftest import EMOTIONS, ROOT, call, make_row, run_script, write_rows
+from conftest import EMOTIONS, call, make_row, run_script, write_rows
 from sklearn.metrics import f1_score
 
 import utils
 from emotion import checkpoint, data, ending, statistics, systems
 from emotion.run import Run
-
-sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 
 
 def make_corpus(path, lines, seed, names=EMOTIONS):

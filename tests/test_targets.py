@@ -104,3 +104,36 @@ def test_how_targets_are_read_is_kept_with_the_checkpoint(script, small, tmp_pat
         )
         assert (found[0] == one).all() == (kind == "pair")  # no place: beside it alone
         assert (found[1] == one).all() == (kind == "marked")
+
+
+def test_the_lines_of_the_exchange_ask_for_another_target_of_their_sentence():
+    import exchange
+
+    form = "표 검사는 느리고 공연은 좋았다"
+    rows = [
+        about(form, "표"),
+        about(form, "공연"),
+        about("급식 최고", "급식"),
+        make_row(target=None),
+    ]
+    asked = exchange.with_targets(rows)
+    assert asked["true"] == rows[:2]
+    named = [[utils.text_and_target(row)[1] for row in asked[each]] for each in exchange.ASKED]
+    assert named == [["표", "공연"], ["표", "공연"], ["공연", "표"], [None, None]]
+    assert asked["another"][0]["input"]["target"] == rows[1]["input"]["target"]  # with its place
+
+
+def test_the_tables_of_published_splits_name_flags_that_are_there():
+    import published
+
+    import bert_plain
+    import gpt_train
+
+    parsers = {
+        "bert_plain.py": bert_plain.argument_parser("bert_plain", None),
+        "gpt_train.py": gpt_train.argument_parser(),
+    }
+    parsers["bert_plain.py"].add_argument("--pooling")
+    for table in published.TABLES.values():
+        for script, *flags in table.values():
+            parsers[script].parse_args(flags)
