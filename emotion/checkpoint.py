@@ -47,7 +47,7 @@ def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | f
     if (path / "adapter_config.json").exists():  # transformers would load the model that it names
         told = "holds an adapter too (adapter_config.json); delete what this script did not write"
         raise utils.InputError(f"{path}: {told}")
-    if not any(path.glob("*.safetensors")):
+    if not any(path.glob("*.safetensors")) and not any(path.glob("*.onnx")):
         told = f"{path}: has no weights (model.safetensors); give best/ of a run"
         raise utils.InputError(told)
     if not architecture.endswith(architectures):

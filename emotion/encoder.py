@@ -17,6 +17,7 @@ from transformers import (
 )
 
 import utils
+from emotion import onnx_model
 from emotion.checkpoint import loading
 from emotion.modeling import HEADS
 
@@ -43,8 +44,11 @@ def load(path: Path | str) -> tuple[Any, Any]:
     quiet_loading()
     with loading(path):
         config = load_config(path)
+        tokenizer = load_tokenizer(path, config)
+        if (Path(path) / onnx_model.FILE).exists():
+            return tokenizer, onnx_model.OnnxClassifier(Path(path), config)
         found = OURS.get(config.architectures[0], AutoModelForSequenceClassification)
-        return load_tokenizer(path, config), from_pretrained(found, path, config)[0]
+        return tokenizer, from_pretrained(found, path, config)[0]
 
 
 def load_to_train(path: Path | str, labels: Sequence[str], head: str) -> tuple[Any, Any, set[str]]:

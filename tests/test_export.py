@@ -1,0 +1,74 @@
+"""export.py: encoders as ONNX, and what predicts with them."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import EMOTIONS, assert_refused, call
+from small_runs import SmallRuns
+
+import predict
+import utils
+
+KINDS = {
+    "cls": ("bert_plain.py",),
+    "mean": ("bert_plain.py", "--pooling", "mean"),
+    "last": ("bert_plain.py", "--pooling", "last"),
+    "gru": ("bert_GRU.py",),
+}
+onnx = pytest.importorskip("onnxruntime", reason="of requirements-extra.txt")
+
+
+@pytest.fixture(scope="module")
+def small(made_once):
+    return SmallRuns(made_once)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_export_scores_as_its_checkpoint_does(kind, small, tmp_path):
+    """In float32 to 1e-5, alone and in a batch; in int8 nearly; with the same rule and labels."""
+    run = small.undisturbed(*KINDS[kind])
+    outcome = call("export.py", run, tmp_path / "out")
+    assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+    rows = utils.read_corpus(small.corpus()[3])
+    assert f"on {len(rows)} lines of 8 labels" in outcome.stdout
+    texts, targets = ([row["input"][key] for row in rows] for key in ("form", "target"))
+
+    def scores(path, **settings):
+        results = predict.load(path, precision="fp32", **settings)(texts, targets)
+        return np.array([list(each["scores"].values()) for each in results]), results
+
+    expected, decided = scores(run)
+    for settings in ({}, {"batch_size": 1}):
+        found, results = scores(tmp_path / "out" / "fp32", **settings)
+        assert np.abs(found - expected).max() < 1e-5
+    assert [each["emotions"] for each in results] == [each["emotions"] for each in decided]
+    int8, _ = scores(tmp_path / "out" / "int8")
+    assert 0 < np.abs(int8 - expected).max() < 0.1
+    sizes = [(tmp_path / "out" / k / "model.onnx").stat().st_size for k in ("fp32", "int8")]
+    assert sizes[1] < sizes[0] / 2
+    outcome = call("predict.py", tmp_path / "out" / "int8", "급식 최고", "--threshold", 0.3)
+    assert list(json.loads(outcome.stdout)["scores"]) == list(EMOTIONS)
+    again = call("export.py", run, tmp_path / "out")
+    assert_refused(again, "is there, and nothing is overwritten")
+
+
+def test_what_cannot_be_exported_is_refused(small, tmp_path, monkeypatch):
+    best = small.undisturbed("bert_plain.py") / "best"
+    adapter = small.undisturbed("gpt_train.py") / "best"
+    assert_refused(call("export.py", adapter, tmp_path / "out"), "is no checkpoint")
+    told = "its directory is not there"
+    assert_refused(call("export.py", best, tmp_path / "no" / "out"), told)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in best.iterdir():
+        if file.suffix != ".safetensors":
+            (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "model.onnx").write_text("nothing")
+    assert_refused(call("predict.py", broken, "글"), "model.onnx: cannot be loaded")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
+    assert_refused(call("export.py", best, tmp_path / "out"), "requirements-extra.txt")
+    assert_refused(call("predict.py", broken, "글"), "needs onnxruntime")
+    assert not (tmp_path / "out").exists()
