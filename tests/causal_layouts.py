@@ -21,7 +21,7 @@ SEED = 42
 ROWS = 64  # those of an embedding are a multiple of it: more than the tokenizer has tokens
 WINDOW = 32  # tokens; the prompt alone is longer
 WIDE = 4096  # longer than any prompt
-SPREAD = 0.06  # of weights: scores depend on what stands far before
+SPREAD = 0.03  # of weights: scores depend on what stands far before
 SIZES: dict[str, Any] = {  # by every name that a config has for it
     **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 64),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 2),

@@ -62,7 +62,7 @@ BOUNDS = {"fp32": 1e-5, "auto": 2e-3}
 SETTINGS = {  # weights are to move by more than the bounds
     "bert_plain": ("--epochs", 2, "--lr", 2e-3),
     "bert_GRU": ("--epochs", 1, "--lr", 2e-3, "--head-lr", 1e-4),
-    "gpt_train": ("--epochs", 1, "--lr", 4e-3, "--rank", 4),
+    "gpt_train": ("--epochs", 1, "--lr", 2e-3, "--rank", 4),
 }
 Pairs = list[tuple[str, str | None]]  # text and target
 
