@@ -1,0 +1,35 @@
+"""docs/leaderboard.sh, whole, on lines of the sample: from three models to the file to hand in."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import EMOTIONS, ROOT, write_rows
+from small_runs import GPT_NEOX, ROBERTA
+
+import utils
+
+
+def test_the_recipe_of_the_leaderboard(tmp_path):
+    rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")
+    parts = {"train": rows[:40], "dev": rows[40:60], "test": rows[60:70]}
+    files = [
+        f"--{split}-file {write_rows(tmp_path / f'{split}.jsonl', part)}"
+        for split, part in parts.items()
+    ]
+    settings = {"FOLDS": "2", "KCELECTRA": ROBERTA, "ROBERTA": ROBERTA, "GPT": GPT_NEOX}
+    settings |= {"FILES": " ".join(files), "BERT_FLAGS": "--epochs 1", "GPT_FLAGS": "--epochs 1"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {name: str(each) for name, each in settings.items()} | {"PATH": path}
+    for _ in range(2):  # repeated, it makes nothing again
+        command = [ROOT / "docs" / "leaderboard.sh", "out"]
+        outcome = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert outcome.returncode == 0, outcome.stderr
+    average = tmp_path / "out" / "average"
+    assert outcome.stdout.endswith(f"to hand in: {average / 'test.jsonl'}\n")
+    assert outcome.stdout.count("this run is complete") == 6
+    handed_in = utils.read_corpus(average / "test.jsonl", labelled=True, labels=EMOTIONS)
+    assert [row["input"] for row in handed_in] == [row["input"] for row in parts["test"]]
