@@ -51,13 +51,14 @@ from emotion.run import Run
 SHAPES = ("1x128", "16x96", "16x160")
 
 
-def config():
+def config(layers=40, hidden=5120):
+    """That of polyglot-ko-12.8b, or of a smaller one."""
     return GPTNeoXConfig(
         vocab_size=30_080,
-        hidden_size=5120,
-        num_hidden_layers=40,
-        num_attention_heads=40,
-        intermediate_size=20_480,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 128,
+        intermediate_size=4 * hidden,
         max_position_embeddings=2048,
         rope_parameters={
             "rope_type": "default",
@@ -69,10 +70,10 @@ def config():
     )
 
 
-def build():
-    """The model as `from_pretrained` leaves it after quantisation."""
+def build(size=None, device="cpu"):
+    """The model of a `config` as `from_pretrained` leaves it after quantisation, on a device."""
     with torch.device("meta"):
-        model = GPTNeoXForCausalLM(config()).to(torch.bfloat16)
+        model = GPTNeoXForCausalLM(size or config()).to(torch.bfloat16)
     quantized = {}
     for name, linear in list(model.named_modules()):
         if not isinstance(linear, nn.Linear) or name == "lm_head":
@@ -82,12 +83,12 @@ def build():
             weight = torch.randn(shape, dtype=torch.bfloat16) * 0.02
             quantized[shape] = Params4bit(
                 weight, requires_grad=False, quant_type="nf4", compress_statistics=True
-            ).to("cpu")
+            ).to(device)
         layer = Linear4bit(
             shape[1], shape[0], compute_dtype=torch.bfloat16, quant_type="nf4", device="meta"
         )
         layer.weight = copy.deepcopy(quantized[shape])
-        layer.bias = nn.Parameter(torch.zeros(shape[0], dtype=torch.bfloat16))
+        layer.bias = nn.Parameter(torch.zeros(shape[0], dtype=torch.bfloat16, device=device))
         model.set_submodule(name, layer)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -97,10 +98,11 @@ def build():
                     if isinstance(module, nn.LayerNorm) and name == "weight"
                     else torch.zeros
                 )
-                setattr(module, name, nn.Parameter(value(parameter.shape, dtype=torch.bfloat16)))
+                made = value(parameter.shape, dtype=torch.bfloat16, device=device)
+                setattr(module, name, nn.Parameter(made))
     nn.init.normal_(model.gpt_neox.embed_in.weight, std=0.02)
     nn.init.normal_(model.lm_head.weight, std=0.02)
-    model.gpt_neox.rotary_emb = type(model.gpt_neox.rotary_emb)(model.config)
+    model.gpt_neox.rotary_emb = type(model.gpt_neox.rotary_emb)(model.config).to(device)
     model.is_loaded_in_4bit = True
     model.config.use_cache = False
     return model
@@ -123,9 +125,9 @@ class BigTask(gpt_train.AnswerTask):
         return len(self.prompt.prefix_ids) + lines * own
 
 
-def make_task(directory, lines):
+def make_task(directory, lines, size=None):
     """The task of a run with so many lines a batch; `directory` is to hold config, tokenizer."""
-    config().save_pretrained(directory)
+    (size or config()).save_pretrained(directory)
     AutoTokenizer.from_pretrained(utils.SAMPLE / "gpt-neox-tiny").save_pretrained(directory)
     flags = ["--model", directory, "--output-dir", directory, "--batch-size", str(lines)]
     args = gpt_train.argument_parser().parse_args([*flags, "--precision", "bf16", "--epochs", "1"])

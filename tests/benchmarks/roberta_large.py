@@ -22,8 +22,10 @@ import utils
 BATCH = 24
 
 
-def build(directory):
-    """Random weights in the layout of klue/roberta-large; returns the number of parameters."""
+def build(directory, layers=24, hidden=1024):
+    """Random weights in the layout of klue/roberta-large, or of a smaller one; returns the number
+    of parameters.
+    """
     from transformers import AutoTokenizer, BertTokenizer, RobertaConfig, RobertaModel
     from transformers.utils.logging import disable_progress_bar
 
@@ -34,10 +36,10 @@ def build(directory):
     BertTokenizer(vocab=vocab, **settings).save_pretrained(directory)
     config = RobertaConfig(
         vocab_size=32_000,
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        intermediate_size=4096,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        intermediate_size=4 * hidden,
         max_position_embeddings=514,
         type_vocab_size=1,
         layer_norm_eps=1e-5,
