@@ -1,9 +1,11 @@
-"""Turn a checkpoint of a BERT script into ONNX, in float32 and in int8.
+"""Turn a checkpoint into what other engines take.
 
-    python export.py CHECKPOINT OUT           OUT/fp32 and OUT/int8, each a checkpoint of its own
+    python export.py CHECKPOINT OUT
+                    of a BERT script: ONNX, OUT/fp32 and OUT/int8, each a checkpoint of its own
+                    of gpt_train.py: adapter and base as one classifier of sequences
     python predict.py OUT/int8 "오늘 공연 너무 좋았다"
 
-Both are compared with the checkpoint, on the lines that it was tuned on or on those of --lines.
+ONNX is compared with the checkpoint, on the lines that it was tuned on or on those of --lines.
 """
 
 import argparse
@@ -23,11 +25,17 @@ from emotion import checkpoint, classifier, cli, outputs, process
 def argument_parser() -> cli.ArgumentParser:
     """The command line."""
     parser = cli.ArgumentParser("export.py", __doc__)
-    told = "best/ of a run of a BERT script, or its output directory"
+    told = "best/ of a run, or its output directory"
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=told)
     parser.add_argument("output", metavar="OUT", type=Path, help="a directory; none is overwritten")
     told = "a corpus file to compare on; default: dev of the run, or of the sample"
     parser.add_argument("--lines", metavar="FILE", type=Path, help=told)
+    adapter = parser.add_argument_group("adapters")
+    told = "where the base is, if not where the checkpoint says"
+    adapter.add_argument("--model", metavar="DIR", help=told)
+    told = "what the weights are written in; default: %(default)s"
+    kinds = ("bf16", "fp16", "fp32")
+    adapter.add_argument("--dtype", choices=kinds, default="bf16", help=told)
     return parser
 
 
@@ -45,6 +53,30 @@ def export(args: argparse.Namespace) -> None:
     if not args.output.absolute().parent.is_dir():
         raise utils.InputError(f"{args.output}: its directory is not there; make it")
     path = classifier.find(args.checkpoint)
+    with tempfile.TemporaryDirectory(dir=args.output.absolute().parent) as scratch:
+        made = Path(scratch, "out")
+        made.mkdir()
+        write = merge_adapter if (path / "prompt.json").exists() else export_encoder
+        write(args, path, made)
+        made.rename(args.output)
+
+
+def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> None:
+    """Write an adapter and its base as one classifier."""
+    found, base = checkpoint.check_adapter(path, "auto")
+    rows = lines_of(path, args.lines)
+
+    from emotion import merge, scoring
+
+    merged = merge.Merged(path, args.model or base, found)
+    merged.write(made, scoring.DTYPES[args.dtype])
+    alike = merged.tokenized_alike(rows)
+    print(f"{merged.kind.__name__} in {args.dtype}; README.md in it says how it is asked")
+    print(f"{alike} of {len(rows)} lines give as one text the tokens that they give in parts")
+
+
+def export_encoder(args: argparse.Namespace, path: Path, made: Path) -> None:
+    """Write an encoder as ONNX, and compare."""
     found = checkpoint.check_encoder(path, ("Classification", "Classifier"), "auto")
     rows = lines_of(path, args.lines)
 
@@ -56,15 +88,12 @@ def export(args: argparse.Namespace) -> None:
     reader = inputs.Inputs(model, tokenizer, "fp32")
     reader.tells_lengths = False
     batch = reader.batch(inputs.encode(rows[:2] * 2, tokenizer, model, True))
-    with tempfile.TemporaryDirectory(dir=args.output.absolute().parent) as scratch:
-        made = Path(scratch, "out")
-        for kind in onnx_model.KINDS:
-            (made / kind).mkdir(parents=True)
-            onnx_model.copy_beside(path, made / kind)
-            tokenizer.save_pretrained(made / kind)
-        onnx_model.write(model, batch, made)
-        compare(path, made, rows, found)
-        made.rename(args.output)
+    for kind in onnx_model.KINDS:
+        (made / kind).mkdir()
+        onnx_model.copy_beside(path, made / kind)
+        tokenizer.save_pretrained(made / kind)
+    onnx_model.write(model, {name: each.cpu() for name, each in batch.items()}, made)
+    compare(path, made, rows, found)
 
 
 def compare(path: Path, made: Path, rows: list[utils.Row], found: checkpoint.Checkpoint) -> None:

@@ -156,7 +156,7 @@ class AnswerTask:
 
         causal.save_trained(model, path, weights)
         self.prompt.tokenizer.save_pretrained(path)
-        self.prompt.save(path, self.corpora.labels, model.causal.config)
+        self.prompt.save(path, self.corpora.labels, model.causal.config, model.head_function)
 
     def load_best(self, path: Path) -> Any:
         """The model with the adapter of a checkpoint, to predict with."""

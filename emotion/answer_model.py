@@ -74,7 +74,7 @@ class AnswerModel(nn.Module):
             mend = "give another --model"
             raise utils.InputError(f"{told} ({process.cause(error)}); {mend}") from error
         self.has_own_head = prompt.objective == "head"
-        self.knows_head = self.has_own_head or function is not None
+        self.knows_head, self.head_function = self.has_own_head or function is not None, function
         self.head: nn.Module = AnswerHead(prompt.answer_ids, function or HeadFunction())
         if self.has_own_head:
             size = self.causal.get_output_embeddings().weight.shape[-1]

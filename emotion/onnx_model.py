@@ -44,8 +44,9 @@ class OnnxClassifier:
 
     def __call__(self, **inputs: torch.Tensor) -> SequenceClassifierOutput:
         """Logits [batch, labels]."""
-        wanted = {each.name: inputs[each.name].numpy() for each in self.session.get_inputs()}
-        [logits] = self.session.run(None, wanted)
+        wanted = {each.name: inputs[each.name].cpu() for each in self.session.get_inputs()}
+        given = {name: each.numpy() for name, each in wanted.items()}
+        [logits] = self.session.run(None, given)
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
     def to(self, device: torch.device) -> "OnnxClassifier":

@@ -74,16 +74,19 @@ class Prompt:
                     return index, other
         return None
 
-    def save(self, directory: Path, labels: Sequence[str], base: Any) -> None:
+    def save(
+        self, directory: Path, labels: Sequence[str], base: Any, head: Sequence[float | None] | None
+    ) -> None:
         """Write what a checkpoint needs to ask as it was asked in training: `prompt.json`.
 
         Args:
             base: the config of the base model, whose measures are kept too.
+            head: what its class does before and behind its head, where that is known.
         """
         settings = {"objective": self.objective, "max_length": self.max_length}
         settings |= {"labels": list(labels), "strings": self.strings}
         settings |= {"normalise": self.normalises}
-        settings |= {"target_marks": self.marks, "base": measures(base)}
+        settings |= {"target_marks": self.marks, "base": measures(base), "head_function": head}
         outputs.write_json(directory / "prompt.json", settings)
 
     def tokenize(self, *texts: str) -> list[list[int]]:

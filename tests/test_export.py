@@ -3,13 +3,17 @@
 import json
 import sys
 
+import causal_layouts
 import numpy as np
 import pytest
+import torch
 from conftest import EMOTIONS, assert_refused, call
 from small_runs import SmallRuns
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import predict
 import utils
+from emotion import checkpoint, merge, rules
 
 KINDS = {
     "cls": ("bert_plain.py",),
@@ -56,8 +60,6 @@ def test_an_export_scores_as_its_checkpoint_does(kind, small, tmp_path):
 
 def test_what_cannot_be_exported_is_refused(small, tmp_path, monkeypatch):
     best = small.undisturbed("bert_plain.py") / "best"
-    adapter = small.undisturbed("gpt_train.py") / "best"
-    assert_refused(call("export.py", adapter, tmp_path / "out"), "is no checkpoint")
     told = "its directory is not there"
     assert_refused(call("export.py", best, tmp_path / "no" / "out"), told)
     broken = tmp_path / "broken"
@@ -72,3 +74,47 @@ def test_what_cannot_be_exported_is_refused(small, tmp_path, monkeypatch):
     assert_refused(call("export.py", best, tmp_path / "out"), "requirements-extra.txt")
     assert_refused(call("predict.py", broken, "글"), "needs onnxruntime")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("objective", ["answer", "multilabel", "head"])
+@pytest.mark.parametrize("layout", ["sample", "kanana", "qwen3"])
+def test_an_adapter_becomes_an_ordinary_classifier(layout, objective, small, tmp_path):
+    """In float32 its scores are those of gpt_inference.py, on the tokens that it was trained on."""
+    arguments = small.arguments("gpt_train.py")
+    if layout != "sample":
+        causal_layouts.build(layout, tmp_path / "model")
+        arguments[1] = tmp_path / "model"
+    flags = ["--objective", objective, "--epochs", 1, "--output-dir", tmp_path / "run"]
+    given = [*arguments, *flags]
+    trained = call("gpt_train.py", *given)
+    assert trained.returncode == 0, trained.stderr
+    outcome = call("export.py", tmp_path / "run", tmp_path / "out", "--dtype", "fp32")
+    if "answers of up to" in outcome.stderr:
+        assert_refused(outcome, "tokens are no rows of a head")
+        return
+    assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    assert list(model.config.id2label.values()) == list(EMOTIONS)
+    best = tmp_path / "run" / "best"
+    found, base = checkpoint.check_adapter(best, "auto")
+    merged = merge.Merged(best, base, found)
+    rows = utils.read_corpus(small.corpus()[3])
+    constant, logits = torch.tensor(merged.score()[1]), []
+    with torch.inference_mode():
+        for suffix in merged.prompt.encode(rows):
+            input_ids = torch.tensor([merged.prompt.prefix_ids + suffix])
+            logits.append(model(input_ids=input_ids).logits[0].double())
+    logits = torch.stack(logits)
+    scores = logits.softmax(-1) if objective == "answer" else (logits + constant).sigmoid()
+    lines = (tmp_path / "run" / "dev.scores.jsonl").read_text().splitlines()
+    expected = [list(json.loads(line)["scores"].values()) for line in lines]
+    assert np.abs(scores.numpy() - expected).max() < 1e-5
+    decision = json.loads((tmp_path / "out" / "decision.json").read_text())
+    given = logits.softmax(-1) if objective == "answer" else logits.sigmoid()
+    rule = rules.Rule(decision["threshold"], decision["at_least_one"])
+    assert (rule(given.numpy()) == found.rule(np.array(expected))).all()
+    assert "pipeline" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    text = f"{merged.settings['strings']['prefix']}글{merged.settings['strings']['response']}"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": "글"}], tokenize=False)
+    assert asked == text

@@ -436,7 +436,7 @@ def test_scores_do_not_depend_on_the_batch_nor_on_who_asks(
     assert abs(answers.to_scores(packed.double(), "answer").numpy() - alone).max() <= 2 * far
     model.model.save_pretrained(tmp_path)
     prompt.tokenizer.save_pretrained(tmp_path)
-    prompt.save(tmp_path, EMOTIONS, model.causal.config)
+    prompt.save(tmp_path, EMOTIONS, model.causal.config, None)
     found, named = checkpoint.check_adapter(tmp_path, 0.5)
     assert named == str(base) and found.labels == list(EMOTIONS)
     again = causal.load_checkpoint(tmp_path, named, found, precision, CPU)

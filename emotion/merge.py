@@ -1,0 +1,238 @@
+"""An adapter of gpt_train.py and its base as one ordinary classifier of sequences.
+
+The base is read, merged and written one tensor at a time: what it takes is memory for the largest.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from bitsandbytes import functional
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+)
+
+import utils
+from emotion import outputs, targets
+from emotion.answers import BASE_LOGIT
+from emotion.checkpoint import HEAD_FILE, Checkpoint, loading
+from emotion.prompt import Prompt
+
+SHARD = 2**30  # bytes of a file
+CARD = """# A classifier of sequences
+
+Of a model of type {base} and an adapter of `gpt_train.py`, merged. It is asked with the words that
+it was trained with, which stand in its chat template too:
+
+    from transformers import pipeline
+    classify = pipeline("text-classification", "DIR", top_k=None, function_to_apply="{function}")
+    classify({prefix!r} + text + {target!r} + target + {response!r})
+
+without a target leave the second and the third part out. A label is present from the threshold in
+`config.json` on.
+"""
+
+
+class Base:
+    """The tensors of a model's files, read one at a time."""
+
+    def __init__(self, name: str) -> None:
+        with loading(name):
+            path = Path(name) if Path(name).is_dir() else Path(snapshot_download(name))
+        self.files: dict[str, Path] = {}
+        for file in sorted(path.glob("*.safetensors")):
+            with safe_open(file, "pt") as opened:
+                self.files |= dict.fromkeys(opened.keys(), file)
+        if not self.files:
+            raise utils.InputError(f"{name}: has no weights in safetensors; give another --base")
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A tensor as gpt_train.py loads it: in bfloat16."""
+        with safe_open(self.files[name], "pt") as opened:
+            return opened.get_tensor(name).to(torch.bfloat16)
+
+
+class Merged:
+    """What a checkpoint and its base come to.
+
+    Args:
+        path: of the checkpoint.
+
+    Raises:
+        utils.InputError: it cannot be said by a class of transformers for sequences.
+    """
+
+    def __init__(self, path: Path, base: str, found: Checkpoint) -> None:
+        self.path, self.found, self.settings = path, found, found.settings
+        with loading(base), torch.device("meta"):
+            self.config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+            causal = AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
+        self.kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(self.config), None)
+        self.base, head = Base(base), causal.get_output_embeddings()
+        names = {id(module): name for name, module in causal.named_modules()}
+        self.head = f"{names[id(head)]}.weight"
+        if self.head not in self.base.files:  # tied, or of another name in the file
+            others = sorted(self.base.files.keys() - causal.state_dict().keys())
+            tied = f"{names[id(causal.get_input_embeddings())]}.weight"
+            is_tied = self.config.get_text_config().tie_word_embeddings or len(others) != 1
+            self.head = tied if is_tied else others[0]
+        self.linears = {
+            f"{name}.weight"
+            for name, each in causal.named_modules()
+            if type(each) is nn.Linear and each is not head
+        }
+        self.check(base, causal, head)
+        self.adapter, self.scaling = read_adapter(path)
+        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        size = self.settings["max_length"], causal.config.get_text_config().vocab_size
+        reading = self.settings.get("normalise", True), self.settings.get("target_marks")
+        strings, objective = self.settings["strings"], self.settings["objective"]
+        self.prompt = Prompt(strings, self.tokenizer, *size, objective, *reading)
+        if longest := max(map(len, self.prompt.answer_ids)) - 1:
+            told = f"answers of up to {longest + 1} tokens are no rows of a head"
+            raise utils.InputError(f"{path}: {told}; train with others by --answers, or with head")
+
+    def check(self, base: str, causal: Any, head: Any) -> None:
+        """Raise utils.InputError where the base is of no such kind."""
+        function = self.settings.get("head_function")
+        asks = self.settings["objective"] != "head"
+        wanted = set(self.kind(self.config).state_dict()) - {"score.weight"} if self.kind else set()
+        told = ""
+        if not self.kind:
+            told = f"transformers has no class for sequences of {self.config.model_type}"
+        elif lost := sorted(wanted - self.base.files.keys()):
+            told = f"its files have no {lost[0]}"
+        elif asks and getattr(head, "bias", None) is not None:
+            told = "its head has a bias, which no class for sequences has"
+        elif asks and (function is None or function[2] is not None):
+            told = "what its class does to logits is not known, or is a cap"
+        if told:
+            raise utils.InputError(f"{base}: {told}; it cannot be merged")
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and value of each tensor, in float32."""
+        with torch.device("meta"):
+            wanted = self.kind(self.config).state_dict()
+        for name in wanted:
+            if name != "score.weight":
+                yield name, self.merged(name)
+        yield "score.weight", self.score()[0]
+
+    def merged(self, name: str) -> torch.Tensor:
+        """A weight of the base as 4 bits hold it, with what the adapter adds."""
+        weight = self.base.tensor(name)
+        if name in self.linears:
+            packed, state = functional.quantize_4bit(
+                weight, compress_statistics=True, quant_type="nf4"
+            )
+            state.dtype = torch.float32  # as products in float32 are made
+            weight = functional.dequantize_4bit(packed, state)
+        weight, module = weight.float(), name.removesuffix(".weight")
+        if f"{module}.lora_A" in self.adapter:
+            down, up = (self.adapter[f"{module}.lora_{each}"].float() for each in "AB")
+            weight = weight + self.scaling * (up @ down)
+        return weight
+
+    def score(self) -> tuple[torch.Tensor, list[float]]:
+        """The head [labels, hidden], and what is to be added to its logits."""
+        if self.settings["objective"] == "head":
+            head = load_file(self.path / HEAD_FILE)
+            return head["head.linear.weight"], head["head.linear.bias"].tolist()
+        before, scale, _ = self.settings["head_function"]
+        ids = [answer for [answer] in self.prompt.answer_ids]
+        rows = self.base.tensor(self.head)[ids].float() * before * scale
+        if self.settings["objective"] == "answer":
+            return rows[:-1], [0.0] * (len(rows) - 1)
+        return (rows - rows.mean(0))[:-1], [BASE_LOGIT] * (len(rows) - 1)
+
+    def tokenized_alike(self, rows: list[utils.Row]) -> int:
+        """How many lines give, as one text, the tokens that they are trained on in parts."""
+        read = targets.read(rows, self.tokenizer, self.prompt.normalises, self.prompt.marks)
+        strings, found = self.settings["strings"], 0
+        for (text, target), suffix in zip(read, self.prompt.encode(rows, True), strict=True):
+            about = strings["target"] + target if target else ""
+            asked = strings["prefix"] + text + about + strings["response"]
+            ids = self.tokenizer(asked)["input_ids"]
+            found += ids == self.prompt.prefix_ids + suffix
+        return found
+
+    def write(self, directory: Path, dtype: torch.dtype) -> None:
+        """Write weights, config, tokenizer, decision rule and card."""
+        weights = size = 0
+        shard: dict[str, torch.Tensor] = {}
+        index: dict[str, str] = {}
+        for name, tensor in self.tensors():
+            shard[name] = tensor.to(dtype).contiguous()
+            size += shard[name].nbytes
+            if size >= SHARD or name == "score.weight":
+                weights += 1
+                file = f"model-{weights:05}.safetensors"
+                save_file(shard, directory / file, {"format": "pt"})
+                index |= dict.fromkeys(shard, file)
+                size, shard = 0, {}
+        told = {"metadata": {}, "weight_map": index}
+        outputs.write_json(directory / "model.safetensors.index.json", told)
+        self.write_beside(directory, dtype)
+
+    def write_beside(self, directory: Path, dtype: torch.dtype) -> None:
+        """Write what is no weight."""
+        labels, rule, (_, constants) = self.found.labels, self.found.rule, self.score()
+        is_answer, strings = self.settings["objective"] == "answer", self.settings["strings"]
+        given = rule.threshold
+        several = given if isinstance(given, list) else [given] * len(labels)
+        moved = [shifted(t, c) for t, c in zip(several, constants, strict=True)]
+        threshold = moved[0] if len(set(moved)) == 1 else moved
+        config = self.config
+        ids = {name: number for number, name in enumerate(labels)}
+        config.id2label, config.label2id = dict(enumerate(labels)), ids
+        config.architectures, config.dtype = [self.kind.__name__], dtype
+        config.pad_token_id = self.tokenizer.pad_token_id
+        config.problem_type = f"{'single' if is_answer else 'multi'}_label_classification"
+        config.threshold, config.at_least_one = threshold, rule.at_least_one
+        config.save_pretrained(directory)
+        begin, end = strings["prefix"], strings["response"]
+        asked = f"{json.dumps(begin)} + messages[0]['content'] + {json.dumps(end)}"
+        self.tokenizer.chat_template = f"{{{{ {asked} }}}}"
+        self.tokenizer.save_pretrained(directory)
+        decision = {"labels": labels, "threshold": threshold, "at_least_one": rule.at_least_one}
+        outputs.write_json(directory / "decision.json", decision)
+        card = CARD.format(
+            base=self.found.settings.get("base", {}).get("model_type"),
+            function="softmax" if is_answer else "sigmoid",
+            prefix=begin,
+            target=strings["target"],
+            response=end,
+        )
+        (directory / "README.md").write_text(card, encoding="utf-8")
+
+
+def shifted(threshold: float, constant: float) -> float:
+    """The threshold of a probability whose logit lacks a constant."""
+    if not 0 < threshold < 1 or not constant:
+        return threshold
+    return 1 / (1 + math.exp(constant - math.log(threshold / (1 - threshold))))
+
+
+def read_adapter(path: Path) -> tuple[dict[str, torch.Tensor], float]:
+    """The matrices of an adapter by module and "lora_A" or "lora_B", and what it is scaled by."""
+    with loading(path):
+        config = peft.PeftConfig.from_pretrained(str(path))
+        weights = load_file(path / "adapter_model.safetensors")
+    rank = config.r
+    scaling = config.lora_alpha / (math.sqrt(rank) if config.use_rslora else rank)
+    named = {}
+    for name, tensor in weights.items():
+        module = name.removeprefix("base_model.model.").removesuffix(".weight")
+        named[module] = tensor
+    return named, scaling
