@@ -9,8 +9,6 @@ ONNX is compared with the checkpoint, on the lines that it was tuned on or on th
 """
 
 import argparse
-import logging
-import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -115,19 +113,9 @@ def compare(path: Path, made: Path, rows: list[utils.Row], found: checkpoint.Che
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export."""
-    parser = argument_parser()
-    args = parser.parse_args(argv)
     process.quiet_libraries()
-    utils.log.handlers = [logging.StreamHandler(sys.stderr)]
-    utils.log.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            export(args)
-    except (utils.InputError, RuntimeError, MemoryError, OSError) as error:
-        code, told = cli.how_it_ended(error, args, "")
-        if code is None:
-            raise
-        parser.exit(code, f"export.py: {told}\n")
+    with warnings.catch_warnings(action="ignore"):
+        cli.run_tool(argument_parser(), export, argv)
 
 
 if __name__ == "__main__":

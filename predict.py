@@ -14,10 +14,6 @@ CHECKPOINT is best/ of a run, a run's output directory, that of ensemble.py, or 
     classify(["오늘 공연 너무 좋았다"])        a list of {"text", "target", "emotions", "scores"}
 """
 
-import io
-import logging
-import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,25 +104,7 @@ def predict(args: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict."""
-    parser = argument_parser()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    args = parser.parse_args(argv)
-    utils.log.handlers = [logging.StreamHandler(sys.stderr)]
-    utils.log.setLevel(logging.WARNING)
-    try:
-        predict(args)
-        sys.stdout.flush()
-    except BrokenPipeError:  # as of `| head`: who read has what was wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        parser.exit(130, "predict.py: interrupted\n")
-    except (utils.InputError, RuntimeError, MemoryError) as error:
-        code, told = cli.how_it_ended(error, args, "")
-        if code is None:
-            raise
-        parser.exit(code, f"predict.py: {told}\n")
+    cli.run_tool(argument_parser(), predict, argv)
 
 
 if __name__ == "__main__":

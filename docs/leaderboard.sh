@@ -5,7 +5,8 @@
 #
 # on the national corpus, where data/README.md says that it lies. OUTPUT/average/test.jsonl is the
 # file to hand in. A run that was begun goes on, and one that is finished is not made again, so the
-# script may be stopped and repeated. Other models and files by the variables below.
+# script may be stopped and repeated. Other models and files by the variables below; their paths
+# count from the repository.
 set -euo pipefail
 mkdir -p "${1:?say where the runs go: docs/leaderboard.sh OUTPUT}"
 output=$(cd "$1" && pwd)
@@ -35,7 +36,8 @@ run kcelectra bert_plain.py --model "$KCELECTRA" $BERT_FLAGS
 run roberta bert_plain.py --model "$ROBERTA" $BERT_FLAGS
 # shellcheck disable=SC2086
 run gpt gpt_train.py --model "$GPT" --objective head $GPT_FLAGS
-if [ ! -e "$output/average" ]; then
+if ! grep -qs '"seconds"' "$output/average/run.json"; then
+  rm -rf "$output/average" # of an attempt that was stopped
   python ensemble.py "${runs[@]}" --weights tuned --output-dir "$output/average"
 fi
 echo "to hand in: $output/average/test.jsonl"

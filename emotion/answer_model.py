@@ -137,13 +137,16 @@ class AnswerModel(nn.Module):
     def last_hidden(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The hidden states at the kept positions [lines, 1, size], by the model's own forward."""
         row, kept = inputs.pop("row"), inputs.pop("kept")[:, :, 0]
+        given: dict[str, Any] = scoring.to_device(inputs, self.causal.device)
+        if "logits_to_keep" in inspect.signature(self.causal.forward).parameters:
+            given["logits_to_keep"] = 1  # none is wanted
         seen: list[Any] = []
         hook = text_decoder(self.causal).register_forward_hook(
             lambda module, args, output: seen.append(getattr(output, "last_hidden_state", None))
         )
         try:
             with scoring.autocast(self.causal.device, self.precision):
-                self.model(**scoring.to_device(inputs, self.causal.device))
+                self.model(**given)
         finally:
             hook.remove()
         if not seen or seen[0] is None:

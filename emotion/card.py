@@ -87,7 +87,7 @@ def write(
     for split, each in comparisons.items():
         [of_run] = each["systems"].values()
         figures[split] = {"micro-F1": of_run["micro_f1"], "macro-F1": of_run["macro_f1"]}
-    files, arguments = run.record["data"], run.record["arguments"]
+    files, arguments = run.record["data"], vars(run.args)
     base = None if os.path.exists(str(arguments["model"])) else arguments["model"]
     name = run.directory.resolve().name
     trained = [

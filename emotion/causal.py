@@ -163,9 +163,11 @@ def save_trained(
     named = weights and {name.removeprefix("model."): each for name, each in weights.items()}
     model.model.save_pretrained(path, state_dict=named, save_embedding_layers=False)
     if model.has_own_head:
-        kept = model.state_dict() if weights is None else weights
-        head = {name: each.cpu() for name, each in kept.items() if name.startswith("head.")}
-        save_file(head, path / HEAD_FILE)
+        kept = {f"head.{name}": each for name, each in model.head.state_dict().items()}
+        head = {name: each.cpu() for name, each in (weights or kept).items() if name in kept}
+        save_file(
+            {name.removeprefix("head."): each for name, each in head.items()}, path / HEAD_FILE
+        )
 
 
 def load_trained(model: AnswerModel, path: Path) -> None:
@@ -177,7 +179,7 @@ def load_trained(model: AnswerModel, path: Path) -> None:
     load_adapters(model.model, path)
     if model.has_own_head:
         with loading(path):
-            model.load_state_dict(load_file(path / HEAD_FILE), strict=False)
+            model.head.load_state_dict(load_file(path / HEAD_FILE))
 
 
 def load_adapters(model: Any, path: Path | str) -> None:

@@ -6,6 +6,7 @@ Imports no torch, so that `--help` and a wrong argument take no time.
 import argparse
 import contextlib
 import io
+import logging
 import math
 import os
 import shlex
@@ -211,6 +212,33 @@ def run_script(
     finally:
         for each in process.stop_signals() if argv is None else ():
             signal.signal(each, signal.SIG_IGN)  # all is done, and torch takes a moment to leave
+
+
+def run_tool(
+    parser: argparse.ArgumentParser, work: Callable[[Any], None], argv: Sequence[str] | None
+) -> None:
+    """Parse the command line, and do `work(args)`: for scripts that have no run directory.
+
+    Ends as `run_script` does; a reader of its output that has gone, as of `| head`, is no error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    args = parser.parse_args(argv)
+    utils.log.handlers = [logging.StreamHandler(sys.stderr)]
+    utils.log.setLevel(logging.WARNING)
+    try:
+        work(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted\n")
+    except (utils.InputError, RuntimeError, MemoryError) as error:
+        code, told = how_it_ended(error, args, "")
+        if code is None:
+            raise
+        parser.exit(code, f"{parser.prog}: {told}\n")
 
 
 def how_it_ended(

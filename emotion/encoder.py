@@ -45,7 +45,7 @@ def load(path: Path | str) -> tuple[Any, Any]:
     with loading(path):
         config = load_config(path)
         tokenizer = load_tokenizer(path, config)
-        if (Path(path) / onnx_model.FILE).exists():
+        if (Path(path) / onnx_model.FILE).exists() and not any(Path(path).glob("*.safetensors")):
             return tokenizer, onnx_model.OnnxClassifier(Path(path), config)
         found = OURS.get(config.architectures[0], AutoModelForSequenceClassification)
         return tokenizer, from_pretrained(found, path, config)[0]

@@ -28,8 +28,7 @@ def choose_rule(
     """The decision rule of a run: `--threshold`, or where that is "auto" tuned on dev; saved in
     `best/`.
 
-    Tuned are one threshold, and one threshold with at least one label; the second is taken only
-    where cross-fitting prefers it.
+    Tuned are the rules of `rules.tune_rules`; cross-fitting chooses.
 
     Args:
         gold, scores: of dev, shape [lines, labels]; needed where the rule is tuned.

@@ -135,7 +135,7 @@ class Inputs:
             told = f"{name} does not read such lines ({process.cause(error)})"
             raise utils.InputError(f"{told}; try --precision fp32, or another --model") from error
         model.zero_grad()
-        if not off <= TOLERANCE:
+        if not off <= TOLERANCE * (10 if self.device.type == "cuda" else 1):  # other kernels there
             told = f"the logits of a line move by {off:.1g} with a longer one beside it"
             raise utils.InputError(f"{name}: {told}; take another --model")
         if reads_cls:
@@ -192,7 +192,8 @@ def load_scorer(
         utils.InputError: the checkpoint cannot be loaded.
     """
     tokenizer, model = encoder.load(path)
-    inputs = Inputs(model, tokenizer, scoring.resolve_precision(precision))
+    precision = scoring.resolve_precision(precision)
+    inputs = Inputs(model, tokenizer, getattr(model, "precision", None) or precision)
     model = model.to(inputs.device).eval()
 
     def score(rows: Sequence[utils.Row], after_batch: scoring.AfterBatch) -> np.ndarray:

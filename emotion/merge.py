@@ -148,7 +148,7 @@ class Merged:
         """The head [labels, hidden], and what is to be added to its logits."""
         if self.settings["objective"] == "head":
             head = load_file(self.path / HEAD_FILE)
-            return head["head.linear.weight"], head["head.linear.bias"].tolist()
+            return head["linear.weight"], head["linear.bias"].tolist()
         before, scale, _ = self.settings["head_function"]
         ids = [answer for [answer] in self.prompt.answer_ids]
         rows = self.base.tensor(self.head)[ids].float() * before * scale

@@ -40,7 +40,7 @@ class OnnxClassifier:
         except Exception as error:  # onnxruntime has a class of its own for each
             reason = str(error).strip().partition("\n")[0]
             raise utils.InputError(f"{path / FILE}: cannot be loaded: {reason}") from None
-        self.config = config
+        self.config, self.precision = config, "fp32"  # what is not int8
 
     def __call__(self, **inputs: torch.Tensor) -> SequenceClassifierOutput:
         """Logits [batch, labels]."""

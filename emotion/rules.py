@@ -29,9 +29,11 @@ class Rule(NamedTuple):
         return utils.decide(scores, self.threshold, self.at_least_one)
 
     def __str__(self) -> str:
-        if isinstance(self.threshold, list):
-            return f"thresholds from {min(self.threshold):.3f} to {max(self.threshold):.3f}"
-        return f"threshold {self.threshold:.3f}{', at least one label' * self.at_least_one}"
+        several = self.threshold if isinstance(self.threshold, list) else [self.threshold]
+        told = f"threshold {several[0]:.3f}"
+        if len(several) > 1:
+            told = f"thresholds from {min(several):.3f} to {max(several):.3f}"
+        return f"{told}{', at least one label' * self.at_least_one}"
 
 
 def fit(
@@ -45,7 +47,7 @@ def fit(
         at_least_one: as of a `Rule`.
     """
     if at_least_one:  # what is highest in its line is above every threshold
-        scores = np.where(utils.decide(scores, np.inf, True), 1.0, np.minimum(scores, 1 - 1e-9))
+        scores = np.where(utils.decide(scores, np.inf, True), 1.0, scores)
     return Rule(utils.tune_threshold(labels, scores, average), at_least_one)
 
 
@@ -106,10 +108,9 @@ def tune_rules(
     kinds: list[Fit] = [one, functools.partial(one, at_least_one=True)]
     for kind in [*kinds, fit_each] if average == "macro" else kinds:
         rule = kind(gold, scores)
-        half = rule._replace(threshold=0.5)
         cross_fitted = cross_fitted_decisions(gold, scores, sentences, kind)
         figures = {name: f1(gold, rule(scores)), f"{name}_cross_fitted": f1(gold, cross_fitted)}
-        tried.append((rule, figures | {f"{name}_at_0.5": f1(gold, half(scores))}))
+        tried.append((rule, figures | {f"{name}_at_0.5": f1(gold, Rule(0.5)(scores))}))
     return sorted(tried, key=lambda each: -each[1][f"{name}_cross_fitted"])  # level: the first
 
 

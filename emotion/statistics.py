@@ -8,7 +8,7 @@ import numpy as np
 
 import utils
 
-RESAMPLES_AT_ONCE = 250
+RESAMPLES_AT_ONCE, NUMBERS_AT_ONCE = 250, 10_000_000
 
 
 def best_constant_answer(labels: np.ndarray, names: Sequence[str]) -> list[str]:
@@ -94,8 +94,9 @@ def bootstrap_f1(
     np.add.at(counts, sentences, of_lines)
     totals = [counts.sum(0, keepdims=True)]
     rng = np.random.default_rng(seed)
-    for start in range(0, resamples, RESAMPLES_AT_ONCE):
-        size = min(RESAMPLES_AT_ONCE, resamples - start)
+    at_once = max(1, min(RESAMPLES_AT_ONCE, NUMBERS_AT_ONCE // drawn_from))
+    for start in range(0, resamples, at_once):
+        size = min(at_once, resamples - start)
         drawn = rng.integers(drawn_from, size=(size, drawn_from))
         drawn += drawn_from * np.arange(size)[:, None]
         times = np.bincount(drawn.ravel(), minlength=size * drawn_from).reshape(size, drawn_from)
@@ -141,7 +142,7 @@ def over_seeds(values: np.ndarray, groups: Sequence[Sequence[int]], seed: int) -
     Returns:
         [1 + resamples, groups, ...], the means of all their runs in front.
     """
-    rng, means = np.random.default_rng(seed), []
+    rng, means = np.random.default_rng((seed, 1)), []  # not that of the lines
     for group in groups:
         drawn = rng.integers(len(group), size=(len(values), len(group)))
         drawn[0] = range(len(group))

@@ -151,7 +151,8 @@ def comparable(run: dict[str, Any]) -> dict[str, Any]:
     Paths of corpus files, which are another machine's perhaps, do not: SHA-256 tells files apart.
     """
     left_out = run_directory.CHANGES_NO_WEIGHT
-    arguments = {name: each for name, each in run["arguments"].items() if name not in left_out}
+    arguments = run_directory.BEFORE | run["arguments"]
+    arguments = {name: each for name, each in arguments.items() if name not in left_out}
     if arguments.get("folds") is None:
         arguments.pop("fold", None)
     return arguments | {"script": run["script"]}

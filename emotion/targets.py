@@ -29,11 +29,9 @@ def read(
         marks: what stands before and behind a target in its sentence; None: nothing.
     """
     pairs = [utils.text_and_target(mark(row) if marks else row, normalises) for row in rows]
-    texts = as_text([text for text, _ in pairs], tokenizer)
+    texts = [put(marks, text, target or "") if marks else text for text, target in pairs]
     named = as_text([target or "" for _, target in pairs], tokenizer)
-    if marks:
-        texts = [put(marks, text, target) for text, target in zip(texts, named, strict=True)]
-    return [(text, target or None) for text, target in zip(texts, named, strict=True)]
+    return list(zip(as_text(texts, tokenizer), (each or None for each in named), strict=True))
 
 
 def put(marks: Sequence[str], text: str, target: str) -> str:
@@ -48,7 +46,8 @@ def unplace_some(rows: dict[str, list[utils.Row]]) -> dict[str, list[utils.Row]]
     """Rows by split; of every fourth of train the target is without its place, since a model that
     has seen marked targets alone is lost where the place of one is not known.
     """
-    train = [row if number % 4 else unplaced(row) for number, row in enumerate(rows["train"])]
+    read = enumerate(rows["train"], start=1)
+    train = [row if number % 4 else unplaced(row) for number, row in read]
     return rows | {"train": train}
 
 
@@ -66,8 +65,9 @@ def mark(row: utils.Row) -> utils.Row:
         target.get(key) if isinstance(target, dict) else None for key in ("form", "begin", "end")
     )
     is_place = type(begin) is type(end) is int and begin >= 0
-    if not is_place or not named or form[begin:end] != named:
-        return row
-    before, inside, after = (each.translate(NO_MARKS) for each in (form[:begin], named, form[end:]))
-    marked = f"{before}{BEGIN}{inside}{END}{after}"
+    parts = [form]
+    if is_place and named and form[begin:end] == named:
+        parts = [form[:begin], named, form[end:]]
+    before, *more = (each.translate(NO_MARKS) for each in parts)
+    marked = f"{before}{BEGIN}{more[0]}{END}{more[1]}" if more else before
     return row | {"input": row["input"] | {"form": marked}}

@@ -63,9 +63,9 @@ def open_source(args: argparse.Namespace) -> Source:
         raise utils.InputError(f"{args.output}: its directory is not there; make it")
     form = path and (args.format or path.suffix.lower().removeprefix("."))
     for flag in ("format", "text_column", "target_column", "target"):
-        fits = form == "jsonl" if flag == "target" else form not in ("csv", "tsv")
-        fits = path is None if flag == "format" else fits
-        if getattr(args, flag) and fits:
+        is_misplaced = form == "jsonl" if flag == "target" else form not in ("csv", "tsv")
+        is_misplaced = path is None if flag == "format" else is_misplaced
+        if getattr(args, flag) and is_misplaced:
             told = "is not for sentences" if path is None else f"is not for {form}"
             raise utils.InputError(f"--{flag.replace('_', '-')}: {told}; leave it out")
     if args.texts:

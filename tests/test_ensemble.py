@@ -10,7 +10,7 @@ from conftest import EMOTIONS, call, make_row, run_script, write_rows
 from sklearn.metrics import f1_score
 
 import utils
-from emotion import checkpoint, data, ending, statistics, systems
+from emotion import checkpoint, data, ending, rules, statistics, systems
 from emotion.run import Run
 
 
@@ -335,7 +335,7 @@ def test_the_rules_of_the_ablation():
     scores = labels * np.array([0.2, 0.9, *[0.5] * 6]) + 0.01
     others = np.array([[0.15, 0.5, *[0.0] * 6], [0.01, 0.02, *[0.0] * 6]])
     assert ablation.fit_half(labels, scores)(others).sum(1).tolist() == [1, 0]
-    each = ablation.fit_each(labels, scores)(others)
+    each = rules.fit_each(labels, scores)(others)
     assert each[:, :2].tolist() == [[True, True], [False, False]]
     at_least_one = ablation.fit_at_least_one(labels, scores)(others)
     assert at_least_one.tolist()[1] == [False, True, *[False] * 6]

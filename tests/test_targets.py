@@ -47,6 +47,7 @@ def about(form, target, begin=None, end=None):
         "no place": ({"input": {"form": "오늘 급식", "target": {"form": "급식"}}}, "오늘 급식"),
         "no target": (make_row(target=None), "오늘 급식 최고"),
         "signs of our own in the text": (about("\ufdd0급식\ufdd1", "급식"), "<<급식>>"),
+        "what makes a special token": (about("글 PAD", "PAD"), "글 <<PAD>>"),
     }.values(),
 )
 def test_a_target_is_marked_where_it_stands(row, expected, tokenizer):
@@ -61,7 +62,7 @@ def test_one_line_of_train_in_four_has_no_place(tokenizer):
     rows = {"train": [about("오늘 급식 최고", "급식")] * 8, "dev": [about("오늘 급식", "급식")] * 4}
     read = targets.unplace_some(rows)
     texts = [text for text, _ in targets.read(read["train"], tokenizer, True, MARKS)]
-    assert texts == ["오늘 급식 최고", *["오늘 <<급식>> 최고"] * 3] * 2
+    assert texts == [*["오늘 <<급식>> 최고"] * 3, "오늘 급식 최고"] * 2
     assert (
         read["dev"] == rows["dev"]
         and targets.read(read["train"], tokenizer, True, None) == [("오늘 급식 최고", "급식")] * 8

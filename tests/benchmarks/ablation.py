@@ -88,14 +88,6 @@ def train_all(runs, options, jobs):
     return directories
 
 
-def fit_each(labels, probabilities):
-    """A threshold for each emotion, the one that maximises its F1 on these lines."""
-    thresholds = np.array(
-        [utils.tune_threshold(labels[:, k], probabilities[:, k]) for k in range(labels.shape[1])]
-    )
-    return lambda others: utils.decide(others, thresholds)
-
-
 def fit_at_least_one(labels, probabilities):
     """One threshold, and the most probable emotion where none reaches it."""
     return rules.fit(labels, probabilities, at_least_one=True)
@@ -108,7 +100,7 @@ def fit_half(labels, probabilities):
 
 RULES = {
     "threshold rule: 0.5": fit_half,
-    "threshold rule: one for each emotion": fit_each,
+    "threshold rule: one for each emotion": rules.fit_each,
     "threshold rule: one, at least one emotion": fit_at_least_one,
 }
 

@@ -12,6 +12,7 @@ import argparse
 import concurrent.futures
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,9 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 import results
+
+from emotion import outputs
 
 SEEDS = (42, 43, 44)
 BERT = ("bert_plain.py", "--lr", "1e-4")
@@ -45,10 +48,12 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {  # rows: a name, a script and 
 
 def run(command: Sequence[str], directory: Path) -> None:
     """Make a run, unless it is finished."""
-    if (directory / "metrics.json").exists():
+    record, (script, *flags) = outputs.read_json(directory / "run.json"), command
+    if record and "seconds" in record:
         return
-    script, *flags = command
-    resume = ["--resume"] * (script != "linear.py" and (directory / "run.json").exists())
+    if script == "linear.py":
+        shutil.rmtree(directory, ignore_errors=True)  # of an attempt that was stopped
+    resume = ["--resume"] * (directory / "run.json").exists()
     path = ROOT / ("tests/benchmarks" if script == "linear.py" else "") / script
     given = [sys.executable, str(path), *flags, "--output-dir", str(directory), *resume]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
