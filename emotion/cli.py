@@ -123,7 +123,7 @@ def add_training_arguments(
     files.add_argument("--normalise", choices=("on", "off"), default="on", help=told)
     told = "the target beside the sentence, or marked in it too, where begin and end say that it "
     told += "stands; kept with the checkpoint; default: %(default)s"
-    files.add_argument("--target", choices=("pair", "marked"), default="marked", help=told)
+    files.add_argument("--target", choices=("pair", "marked"), default="pair", help=told)
     told = "pool train and dev and part them in K, labels spread evenly"
     files.add_argument("--folds", metavar="K", type=number(int, 2), help=told)
     told = "the part, from 0 to K - 1, to take for dev; train on the others"

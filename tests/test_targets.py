@@ -80,7 +80,7 @@ def test_how_targets_are_read_is_kept_with_the_checkpoint(script, small, tmp_pat
     """As trained: a place changes scores of a marked run, and nothing in one of pairs."""
     rows = [about("표 한 장 사서 표 검사 받았다", "표", *place) for place in ((0, 1), (9, 10))]
     write_rows(tmp_path / "twice.jsonl", [row | {"id": str(n)} for n, row in enumerate(rows)])
-    for kind, flags in (("marked", ()), ("pair", ("--target", "pair"))):
+    for kind, flags in (("marked", ("--target", "marked")), ("pair", ())):
         best = small.undisturbed(script, *flags) / "best"
         file = "prompt.json" if script == "gpt_train.py" else "config.json"
         kept = json.loads((best / file).read_text(encoding="utf-8"))["target_marks"]

@@ -266,7 +266,7 @@ def odd(made_once):
 
     directory, _ = made_once("odd", make)
     files = ["--train-file", directory / "train.jsonl", "--dev-file", directory / "dev.jsonl"]
-    flags = [*files, "--precision", "fp32", "--val-batch-size", 5, "--target", "pair"]
+    flags = [*files, "--precision", "fp32", "--val-batch-size", 5]
     encoder = [*flags, "--model", directory / "model", "--lr", "2e-3"]
     adapter = [*flags, "--model", GPT_NEOX, "--lr", "4e-3", "--dropout", 0, "--seed", 3]
     return {
