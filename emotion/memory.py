@@ -17,6 +17,7 @@ import utils
 from emotion import scoring
 from emotion.answers import text_decoder
 from emotion.checkpoint import loading
+from emotion.encoder import quiet_loading
 from emotion.task import in_random_order
 
 CUDA_RESERVE = 0.8  # GiB of a GPU for its context and what the allocator cannot use; an assumption
@@ -53,6 +54,7 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
     Raises:
         utils.InputError: the model has no such layers to adapt, or takes fewer tokens.
     """
+    quiet_loading()
     with loading(name), torch.device("meta"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(

@@ -741,7 +741,8 @@ def test_a_sample_run_trains_and_is_predicted_with(gpt_run, tmp_path):
     predicted = tmp_path / "outputs" / "gpt_inference"
     found = read_json(predicted / "metrics.json")["dev"]["micro_f1"]
     assert found == pytest.approx(metrics["dev"]["micro_f1"], abs=0.01)
-    threshold = read_json(run / "best" / "decision.json")["threshold"]
+    decision = read_json(run / "best" / "decision.json")
+    rule = rules.Rule(decision["threshold"], decision["at_least_one"])
     for split in ("dev", "test"):
         rows = utils.read_corpus(utils.SAMPLE / f"{split}.jsonl")
         ids, scores = read_scores(predicted, split)
@@ -751,7 +752,7 @@ def test_a_sample_run_trains_and_is_predicted_with(gpt_run, tmp_path):
         predictions = utils.read_corpus(predicted / f"{split}.jsonl", labelled=True)
         kept = [(row["id"], row["input"]) for row in predictions]
         assert kept == [(row["id"], row["input"]) for row in rows]
-        assert (utils.encode_labels(predictions, EMOTIONS) == (scores >= threshold)).all()
+        assert (utils.encode_labels(predictions, EMOTIONS) == rule(scores)).all()
 
 
 def test_multilabel_english_and_windows(tmp_path, monkeypatch):
