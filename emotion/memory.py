@@ -44,9 +44,8 @@ class Estimate(NamedTuple):
 
 
 def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estimate:
-    """Count what a model holds, and what its layers keep for the backward pass.
-
-    The layers are run on PyTorch's meta device, which has sizes and no numbers.
+    """Count what a model holds, and what its layers keep for the backward pass: they are run on
+    PyTorch's meta device, which has sizes and no numbers.
 
     Args:
         adapter: from the model to its `peft.LoraConfig`.
