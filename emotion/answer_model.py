@@ -75,10 +75,12 @@ class AnswerModel(nn.Module):
             raise utils.InputError(f"{told} ({process.cause(error)}); {mend}") from error
         self.has_own_head = prompt.objective == "head"
         self.knows_head, self.head_function = self.has_own_head or function is not None, function
-        self.head: nn.Module = AnswerHead(prompt.answer_ids, function or HeadFunction())
-        if self.has_own_head:
-            size = self.causal.get_output_embeddings().weight.shape[-1]
-            self.head = LabelHead(size, labels)
+        size = self.causal.get_output_embeddings().weight.shape[-1]
+        self.head: nn.Module = (
+            LabelHead(size, labels)
+            if self.has_own_head
+            else AnswerHead(prompt.answer_ids, function or HeadFunction())
+        )
         self.head.to(self.causal.device)
         self.set_precision(precision)
 

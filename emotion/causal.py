@@ -177,6 +177,15 @@ def load_trained(model: AnswerModel, path: Path) -> None:
         utils.InputError: it does not fit.
     """
     load_adapters(model.model, path)
+    load_head(model, path)
+
+
+def load_head(model: AnswerModel, path: Path) -> None:
+    """Read the head of a model that has one of its own.
+
+    Raises:
+        utils.InputError: it does not fit.
+    """
     if model.has_own_head:
         with loading(path):
             model.head.load_state_dict(load_file(path / HEAD_FILE))
@@ -232,15 +241,12 @@ def load_checkpoint(
         if value != wanted:
             told = f"fits a base with {name} {wanted}, and {base} has {value}"
             raise utils.InputError(f"{directory}: {told}; give another --model")
-    settings = found.settings
-    reading = settings.get("normalise", True), settings.get("target_marks")
-    size = settings["max_length"], has["vocab_size"], settings["objective"]
-    prompt = Prompt(settings["strings"], tokenizer, *size, *reading)
+    prompt = Prompt.of_checkpoint(found.settings, tokenizer, has["vocab_size"])
     adapted = load_base(base, precision, where)
     with loading(directory):
         adapted = peft.PeftModel.from_pretrained(adapted, directory)
     model = AnswerModel(adapted, prompt, precision, len(found.labels))
-    load_trained(model, directory)
+    load_head(model, directory)
     return model.eval()
 
 

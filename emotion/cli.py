@@ -185,9 +185,7 @@ def run_script(
     """
     process.quiet_libraries()
     command = shell_command(parser.prog, argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a console without Hangul shows question marks
+    say_what_a_console_can()
     args = parse_arguments(parser, argv)
     this = run.Run(args, parser.prog)
 
@@ -214,6 +212,13 @@ def run_script(
             signal.signal(each, signal.SIG_IGN)  # all is done, and torch takes a moment to leave
 
 
+def say_what_a_console_can() -> None:
+    """Let a console without Hangul show question marks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def run_tool(
     parser: argparse.ArgumentParser, work: Callable[[Any], None], argv: Sequence[str] | None
 ) -> None:
@@ -221,9 +226,7 @@ def run_tool(
 
     Ends as `run_script` does; a reader of its output that has gone, as of `| head`, is no error.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    say_what_a_console_can()
     args = parser.parse_args(argv)
     utils.log.handlers = [logging.StreamHandler(sys.stderr)]
     utils.log.setLevel(logging.WARNING)

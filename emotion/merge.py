@@ -55,7 +55,7 @@ class Base:
             with safe_open(file, "pt") as opened:
                 self.files |= dict.fromkeys(opened.keys(), file)
         if not self.files:
-            raise utils.InputError(f"{name}: has no weights in safetensors; give another --base")
+            raise utils.InputError(f"{name}: has no weights in safetensors; give another --model")
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor as gpt_train.py loads it: in bfloat16."""
@@ -78,7 +78,9 @@ class Merged:
         with loading(base), torch.device("meta"):
             self.config = AutoConfig.from_pretrained(base, trust_remote_code=False)
             causal = AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
-        self.kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(self.config), None)
+            self.kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(self.config), None)
+            self.wanted = set(self.kind(self.config).state_dict()) if self.kind else set()
+        self.wanted.discard("score.weight")
         self.base, head = Base(base), causal.get_output_embeddings()
         names = {id(module): name for name, module in causal.named_modules()}
         self.head = f"{names[id(head)]}.weight"
@@ -95,10 +97,8 @@ class Merged:
         self.check(base, causal, head)
         self.adapter, self.scaling = read_adapter(path)
         self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        size = self.settings["max_length"], causal.config.get_text_config().vocab_size
-        reading = self.settings.get("normalise", True), self.settings.get("target_marks")
-        strings, objective = self.settings["strings"], self.settings["objective"]
-        self.prompt = Prompt(strings, self.tokenizer, *size, objective, *reading)
+        size = causal.config.get_text_config().vocab_size
+        self.prompt = Prompt.of_checkpoint(self.settings, self.tokenizer, size)
         if longest := max(map(len, self.prompt.answer_ids)) - 1:
             told = f"answers of up to {longest + 1} tokens are no rows of a head"
             raise utils.InputError(f"{path}: {told}; train with others by --answers, or with head")
@@ -107,11 +107,10 @@ class Merged:
         """Raise utils.InputError where the base is of no such kind."""
         function = self.settings.get("head_function")
         asks = self.settings["objective"] != "head"
-        wanted = set(self.kind(self.config).state_dict()) - {"score.weight"} if self.kind else set()
         told = ""
         if not self.kind:
             told = f"transformers has no class for sequences of {self.config.model_type}"
-        elif lost := sorted(wanted - self.base.files.keys()):
+        elif lost := sorted(self.wanted - self.base.files.keys()):
             told = f"its files have no {lost[0]}"
         elif asks and getattr(head, "bias", None) is not None:
             told = "its head has a bias, which no class for sequences has"
@@ -122,11 +121,8 @@ class Merged:
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Name and value of each tensor, in float32."""
-        with torch.device("meta"):
-            wanted = self.kind(self.config).state_dict()
-        for name in wanted:
-            if name != "score.weight":
-                yield name, self.merged(name)
+        for name in sorted(self.wanted):
+            yield name, self.merged(name)
         yield "score.weight", self.score()[0]
 
     def merged(self, name: str) -> torch.Tensor:

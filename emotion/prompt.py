@@ -66,6 +66,13 @@ class Prompt:
             told = f"the tokenizer cannot tell the answers {one} and {two} apart"
             raise utils.InputError(f"{told}; give others with --answers, or another --model")
 
+    @classmethod
+    def of_checkpoint(cls, settings: dict[str, Any], tokenizer: Any, vocabulary: int) -> "Prompt":
+        """The prompt of a checkpoint, from its `prompt.json`; else as the class."""
+        size = settings["max_length"], vocabulary, settings["objective"]
+        reading = settings.get("normalise", True), settings.get("target_marks")
+        return cls(settings["strings"], tokenizer, *size, *reading)
+
     def alike(self) -> tuple[int, int] | None:
         """Two answers of which one begins as the other is, or None."""
         for index, answer in enumerate(self.answer_ids):

@@ -1,5 +1,6 @@
 """The two GPT scripts: prompt, layout, arithmetic, objectives, memory, and whole runs."""
 
+import contextlib
 import functools
 import itertools
 import json
@@ -690,6 +691,20 @@ def small(tmp_path_factory):
     return ["--model", MODEL, *files, "--epochs", 1, "--lr", "1e-3", "--precision", "fp32"]
 
 
+@contextlib.contextmanager
+def told_to_stop_in_an_evaluation(monkeypatch):
+    """Inside, a training is told to stop once its first epoch has been scored."""
+    evaluate = rules.best_f1
+
+    def stop(*scored):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*scored)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rules, "best_f1", stop)
+        yield
+
+
 def read_scores(directory, split):
     text = (directory / f"{split}.scores.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
@@ -801,14 +816,7 @@ def test_a_head_is_saved_resumed_and_gone_on_with(small, monkeypatch, tmp_path):
     assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
     expected = read_scores(whole, "dev")[1]
     assert read_scores(tmp_path / "again", "dev")[1] == pytest.approx(expected, abs=1e-6)
-    evaluate = rules.best_f1
-
-    def stop(*scored):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(*scored)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rules, "best_f1", stop)
+    with told_to_stop_in_an_evaluation(monkeypatch):
         train(*arguments, "--output-dir", run, code=130)
     [saved] = (run / "checkpoints").iterdir()
     assert (saved / "head.safetensors").exists()
@@ -874,14 +882,7 @@ def test_a_checkpoint_holds_no_base_and_resume_ends_the_same(small, monkeypatch,
     whole, run = tmp_path / "whole", tmp_path / "run"
     arguments = [*small, "--epochs", 2]
     train(*arguments, "--output-dir", whole)
-    evaluate = rules.best_f1
-
-    def stop(*scored):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(*scored)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rules, "best_f1", stop)
+    with told_to_stop_in_an_evaluation(monkeypatch):
         told = train(*arguments, "--output-dir", run, code=130).stderr
     [checkpoint] = (run / "checkpoints").iterdir()
     assert str(checkpoint) in told and "--resume" in told
