@@ -44,6 +44,9 @@ def argument_parser(script: str, description: str | None) -> cli.ArgumentParser:
     decay = cli.number(float, 0)
     told = "of weights that are no vectors; default: %(default)s"
     training.add_argument("--weight-decay", metavar="W", type=decay, default=0.01, help=told)
+    told = "a run whose scores of the lines of train are learnt, as much as their labels; as an "
+    told += "average of the runs of all folds has them"
+    training.add_argument("--soft-labels", metavar="RUN", type=Path, help=told)
     cli.set_sample_defaults(parser, **SAMPLE)
     return parser
 
@@ -59,10 +62,14 @@ class EncoderTask:
     def __init__(
         self, args: argparse.Namespace, corpora: data.Corpora, head: str, processes: int
     ) -> None:
-        from emotion import encoder, scoring, targets, vocabulary
+        from emotion import encoder, scoring, systems, targets, vocabulary
         from emotion.inputs import Inputs, encode
 
         self.args, self.gold, self.labels = args, corpora.gold, corpora.labels
+        self.taught = corpora.gold["train"]
+        if args.soft_labels:
+            given = args.soft_labels, corpora.rows["train"], corpora.labels
+            self.taught = (self.taught + systems.soft_labels(*given)) / 2
         loaded = encoder.load_to_train(args.model, corpora.labels, head)
         self.tokenizer, self.model, self.new_weights = loaded
         config = self.model.config  # both are saved with it
@@ -107,7 +114,7 @@ class EncoderTask:
         """The mean loss of lines of train, given by index."""
         chosen = [self.examples["train"][index] for index in batch]
         with self.inputs.autocast():
-            return model(**self.inputs.batch(chosen, self.gold["train"][list(batch)])).loss
+            return model(**self.inputs.batch(chosen, self.taught[list(batch)])).loss
 
     def score(self, model: Any, split: str, after_batch: Callable[[int], object]) -> np.ndarray:
         """Probabilities of the labels, [lines, labels]."""

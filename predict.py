@@ -6,6 +6,8 @@
                                      .jsonl (corpus form), .csv, .tsv, or .txt (a text a line)
     ... | python predict.py CHECKPOINT
                                      a text a line from standard input; JSON Lines come out
+    python predict.py CHECKPOINT --serve [PORT]
+                                     a page to try it on, in a browser
 
 CHECKPOINT is best/ of a run, a run's output directory, that of ensemble.py, or a hub id. In Python:
 
@@ -42,6 +44,12 @@ def argument_parser() -> cli.ArgumentParser:
     cli.add_precision(parser)
     told = "texts scored at once; default: 48, or with an adapter as many as fill 4,096 tokens"
     cli.count(parser, "--batch-size", None, told)
+    page = parser.add_argument_group("page")
+    told = "show a page, and a programming interface, on this port; default: %(const)s"
+    port = cli.number(int, 1, 65535)
+    page.add_argument("--serve", metavar="PORT", nargs="?", type=port, const=7860, help=told)
+    told = "the address that it listens at; default: %(default)s, this machine alone"
+    page.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help=told)
     return parser
 
 
@@ -94,7 +102,15 @@ def load(
 
 
 def predict(args: Any) -> None:
-    """Read texts, classify them window by window, and write what was found as it comes."""
+    """Read texts, classify them window by window, and write what was found as it comes; or show a
+    page.
+    """
+    if args.serve:
+        texts.check_nothing_to_read(args)
+        classify = load(args.checkpoint, args.threshold, args.precision, args.batch_size)
+        from emotion import page
+
+        return page.serve(classify, Path(args.checkpoint).name, args.host, args.serve)
     source = texts.open_source(args)
     with texts.open_sink(args, source) as write:
         classify = load(args.checkpoint, args.threshold, args.precision, args.batch_size)

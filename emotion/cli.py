@@ -78,6 +78,14 @@ def add_tune(group: Any) -> None:
     group.add_argument("--tune", choices=tuple(rules.F1), default="micro", help=told)
 
 
+def add_folds(group: Any) -> None:
+    """Declare `--folds` and `--fold`."""
+    told = "pool train and dev and part them in K, labels spread evenly"
+    group.add_argument("--folds", metavar="K", type=number(int, 2), help=told)
+    told = "the part, from 0 to K - 1, to take for dev; train on the others"
+    group.add_argument("--fold", metavar="I", type=number(int, 0), help=told)
+
+
 def add_precision(group: Any) -> None:
     """Declare `--precision`."""
     told = "auto: bf16 where the hardware computes in it, fp16 on older GPUs, else fp32"
@@ -124,10 +132,7 @@ def add_training_arguments(
     told = "the target beside the sentence, or marked in it too, where begin and end say that it "
     told += "stands; kept with the checkpoint; default: %(default)s"
     files.add_argument("--target", choices=("pair", "marked"), default="pair", help=told)
-    told = "pool train and dev and part them in K, labels spread evenly"
-    files.add_argument("--folds", metavar="K", type=number(int, 2), help=told)
-    told = "the part, from 0 to K - 1, to take for dev; train on the others"
-    files.add_argument("--fold", metavar="I", type=number(int, 0), help=told)
+    add_folds(files)
     told = "a hub id or a from_pretrained directory; default: %(default)s"
     model.add_argument("--model", default=defaults["model"], help=told)
     training = parser.add_argument_group("training")
@@ -288,11 +293,6 @@ def shell_command(script: str, argv: Sequence[str] | None) -> str:
         if launcher[-len(own) :] == own:
             device = os.environ.get("ACCELERATE_USE_CPU")
             return f"ACCELERATE_USE_CPU={device} " * bool(device) + shlex.join(launcher)
-        own = [
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            str(process.process_count()),
-            *own,
-        ]
+        count = process.process_count()
+        own = [*f"-m torch.distributed.run --nproc_per_node {count}".split(), *own]
     return shlex.join(["python", *own])

@@ -168,6 +168,16 @@ def slices(
     ]
 
 
+def hardest_first(present: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The numbers of lines, that with the highest mean cross-entropy of its labels first.
+
+    Args:
+        present, scores: [lines, labels]; whether a label is given, and its probability.
+    """
+    likely = np.where(present, scores, 1 - scores).clip(LEAST, 1)
+    return np.argsort(np.log(likely).mean(-1), kind="stable")
+
+
 def hardest(
     rows: Sequence[utils.Row],
     present: np.ndarray,
@@ -176,10 +186,8 @@ def hardest(
     labels: Sequence[str],
 ) -> list[dict[str, Any]]:
     """The lines with the highest mean cross-entropy of their labels, as the page shows them."""
-    likely = np.where(present, scores, 1 - scores).clip(LEAST, 1)
-    order = np.argsort(np.log(likely).mean(-1), kind="stable")[:HARDEST]
     found = []
-    for index in order.tolist():
+    for index in hardest_first(present, scores)[:HARDEST].tolist():
         text, target = utils.text_and_target(rows[index], normalise=False)
         given, predicted = (
             [name for name, it in zip(labels, each[index], strict=True) if it]

@@ -39,7 +39,7 @@ CHANGES_NO_WEIGHT = {  # what may differ on --resume
 
 
 # What runs did that were begun before these flags were there
-BEFORE = {"target": "pair", "tune": "micro", "normalise": "on"}
+BEFORE = {"target": "pair", "tune": "micro", "normalise": "on", "soft_labels": None}
 
 
 class Run:

@@ -131,6 +131,26 @@ def read_systems(paths: Sequence[Path], files: Files) -> tuple[list[System], Row
     return [join_folds(group, corpora, labels) for group in groups.values()], corpora, labels
 
 
+def soft_labels(directory: Path, rows: Sequence[utils.Row], labels: Sequence[str]) -> np.ndarray:
+    """What a run makes of lines, to teach it to another: scores [lines, labels] in float32.
+
+    Raises:
+        utils.InputError: it has other labels, or did not score all of the lines.
+    """
+    run = read_run(directory)
+    if run["labels"] != list(labels):
+        told = f"has the labels {', '.join(run['labels'])}, train {', '.join(labels)}"
+        raise utils.InputError(f"{directory}: {told}; give a run with the same")
+    scored: dict[str, np.ndarray] = {}
+    for split, ids in run["ids"].items():
+        scored |= zip(ids, run["scores"][split], strict=True)
+    if missing := [row.get("id") for row in rows if row.get("id") not in scored]:
+        told = f"did not score {len(missing)} of the {len(rows)} lines of train, as {missing[0]!r}"
+        mend = "give an average of the runs of all folds (ensemble.py)"
+        raise utils.InputError(f"{directory}: {told}; {mend}")
+    return np.array([scored[row["id"]] for row in rows], dtype=np.float32)
+
+
 def constant_answer(paths: Sequence[Path]) -> list[str]:
     """The constant answer that the first of the runs notes; empty where none does."""
     noted = ((outputs.read_json(path / "run.json") or {}).get("constant_answer") for path in paths)

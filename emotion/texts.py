@@ -86,6 +86,15 @@ def open_source(args: argparse.Namespace) -> Source:
     return open_table(path, form, args)
 
 
+def check_nothing_to_read(args: argparse.Namespace) -> None:
+    """Raise utils.InputError if predict.py is to read something, beside what its page is given."""
+    files = ("target", "input", "output", "format", "text_column", "target_column")
+    given = [f"--{name.replace('_', '-')}" for name in files if getattr(args, name)]
+    if args.texts or given:
+        what = given[0] if given else "a sentence"
+        raise utils.InputError(f"--serve: {what} is not for a page; leave it out")
+
+
 def place_of(row: utils.Row) -> dict[str, Any] | None:
     """The target of a row of a corpus and its place; None where that is no text."""
     target = row["input"].get("target")

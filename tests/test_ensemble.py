@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import EMOTIONS, call, make_row, run_script, write_rows
+from conftest import EMOTIONS, assert_refused, call, make_row, run_script, write_rows
 from sklearn.metrics import f1_score
 
 import utils
@@ -423,3 +423,43 @@ def test_folds_trained_apart_meet_again(tmp_path):
     assert read_json(tmp_path / "out" / "run.json")["data"].keys() == parts.keys()
     assert "Lines whose labels look wrong" in (tmp_path / "out" / "report.html").read_text()
     assert "Lines whose labels look wrong" not in (runs[0] / "report.html").read_text()
+
+
+# A student
+
+
+def test_a_student_learns_scores_as_much_as_labels(tmp_path):
+    """Scores that are the labels change nothing; others do."""
+    sample = utils.read_corpus(utils.SAMPLE / "train.jsonl")
+    files = {"train": sample[:40], "dev": sample[40:60]}
+    files = {name: write_rows(tmp_path / name, rows) for name, rows in files.items()}
+    given = ["--train-file", files["train"], "--dev-file", files["dev"], "--epochs", 1]
+    given += ["--test-file", files["dev"], "--precision", "fp32", "--train-batch-size", 8]
+    teachers = {"right": lambda labels: labels, "unsure": lambda labels: 0.8 * labels}
+    for name, scores in teachers.items():
+        make_run(tmp_path / name, {"dev": files["train"]}, {"dev": scores})
+    found = {}
+    for name in ("none", *teachers):
+        flags = [] if name == "none" else ["--soft-labels", tmp_path / name]
+        output = tmp_path / f"taught-{name}"
+        outcome = call("bert_plain.py", "--sample", *given, *flags, "--output-dir", output)
+        assert outcome.returncode == 0, outcome.stderr
+        found[name] = (output / "dev.scores.jsonl").read_text()
+    assert found["right"] == found["none"] != found["unsure"]
+
+
+@pytest.mark.parametrize("script", ["bert_plain.py", "bert_GRU.py"])
+def test_a_teacher_that_does_not_fit_is_refused(script, tmp_path):
+    sample = utils.read_corpus(utils.SAMPLE / "train.jsonl")[:30]
+    train, scored = (write_rows(tmp_path / str(n), sample[:n]) for n in (30, 20))
+    run = make_run(tmp_path / "run", {"dev": scored}, {"dev": lambda labels: labels})
+    flags = ["--sample", "--train-file", train, "--soft-labels"]
+    told = "did not score 10 of the 30 lines of train, as"
+    output = "--output-dir", tmp_path / "out"
+    assert_refused(call(script, *flags, run, *output), f"{run}: {told}", "the runs of all folds")
+    assert_refused(call(script, *flags, tmp_path, *output), "holds no run")
+    names = ("joy", "fear")
+    corpus = make_corpus(tmp_path / "other.jsonl", 30, 0, names)
+    other = make_run(tmp_path / "b", {"dev": corpus}, {"dev": lambda labels: labels}, names)
+    assert_refused(call(script, *flags, other, *output), "has the labels joy, fear, train joy,")
+    assert not (tmp_path / "out").exists()

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("dev", "test"), default="test")
     options = parser.parse_args()
     runs = {path: systems.read_run(path) for path in options.runs}
-    lines = results.Lines(list(runs.values()), options.split)
+    lines = results.Lines(runs[options.runs[0]], options.split)
     asked = with_targets(lines.rows)
     lines.choose(asked["true"])
     found = {}

@@ -1,17 +1,24 @@
-"""The linear model that the others are measured against: logistic regression on character n-grams.
+"""The linear model that the others are measured against: logistic regression on character n-grams,
+or on what a frozen encoder makes of a line.
 
     python tests/benchmarks/linear.py --corpus DIR --output-dir DIR
+    python tests/benchmarks/linear.py --corpus DIR --encoder DIR --output-dir DIR
 
-One classifier for each label; its C is the one of 0.5 to 10 that dev prefers, decisions
-cross-fitted. The corpus holds train.jsonl, dev.jsonl and test.jsonl, all labelled.
+One classifier for each label; its C is the one of five that dev prefers, decisions cross-fitted.
+The corpus holds train.jsonl, dev.jsonl and test.jsonl, all labelled. The encoder reads text and
+target as bert_plain.py does; its features are the mean of its last hidden states, standardised.
 The threshold is tuned on dev, as in the scripts, and the run directory is one like theirs, for
 ensemble.py and results.py to compare.
 """
 
 import argparse
+import pickle
+import statistics
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -19,10 +26,63 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import utils
 from emotion import cli, data, ending, rules
 from emotion.run import Run
+
+Features = dict[str, Any]  # by split, [lines, features]
+
+
+def count_ngrams(rows: data.Rows) -> tuple[Features, Any]:
+    """What is counted of each split, and what counts."""
+    texts = {
+        split: [" ".join(filter(None, utils.text_and_target(row))) for row in lines]
+        for split, lines in rows.items()
+    }
+    vectorizer = TfidfVectorizer(
+        analyzer="char_wb", ngram_range=(1, 5), min_df=2, sublinear_tf=True, dtype=np.float32
+    ).fit(texts["train"])
+    return {split: vectorizer.transform(texts[split]) for split in texts}, vectorizer
+
+
+def encode(rows: data.Rows, labels: Sequence[str], path: str) -> Features:
+    """The mean of a frozen encoder's last hidden states for each line."""
+    import torch
+
+    from emotion import encoder, inputs, scoring
+
+    tokenizer, model, _ = encoder.load_to_train(path, labels, "mean")
+    reads = inputs.Inputs(model, tokenizer, scoring.resolve_precision("auto"))
+    model.classifier = torch.nn.Identity()  # what goes into the head comes out
+    model = model.to(reads.device).eval()
+    features = {}
+    for split, lines in rows.items():
+        examples = inputs.encode(lines, tokenizer, model, split == "test")
+
+        @torch.inference_mode()
+        def encode_batch(batch: scoring.Batch, examples: Any = examples) -> np.ndarray:
+            with reads.autocast():
+                given = reads.batch([examples[index] for index in batch])
+                return model(**given).logits.float().cpu().numpy()
+
+        lengths = [len(each["input_ids"]) for each in examples]
+        batches = scoring.batches_to_score(lengths, 48)
+        features[split] = scoring.score(batches, encode_batch, lambda lines: None)
+    return features
+
+
+def cost_of(model: Any, vectorizer: Any, texts: Sequence[str]) -> dict[str, float]:
+    """Milliseconds a text, one at a time, and MiB of the model as it would be saved."""
+    took = []
+    for text in texts[:200]:
+        began = time.perf_counter()
+        model.predict_proba(vectorizer.transform([text]))
+        took.append(1000 * (time.perf_counter() - began))
+    size = len(pickle.dumps((vectorizer, model))) / 2**20
+    return {"milliseconds": round(statistics.median(took), 2), "mib": round(size, 1)}
 
 
 def fit(args: argparse.Namespace, run: Run) -> None:
@@ -31,19 +91,17 @@ def fit(args: argparse.Namespace, run: Run) -> None:
         setattr(args, f"{split}_file", args.corpus / f"{split}.jsonl")
     corpora = data.read_to_train(args, run)
     run.note(device="cpu")
-    texts = {
-        split: [" ".join(filter(None, utils.text_and_target(row))) for row in rows]
-        for split, rows in corpora.rows.items()
-    }
-    vectorizer = TfidfVectorizer(
-        analyzer="char_wb", ngram_range=(1, 5), min_df=2, sublinear_tf=True, dtype=np.float32
-    )
-    vectors = {"train": vectorizer.fit_transform(texts["train"])}
-    vectors |= {split: vectorizer.transform(texts[split]) for split in texts if split != "train"}
+    strengths, steps, vectorizer = (0.5, 1.0, 2.0, 5.0, 10.0), [], None
+    if args.encoder:
+        vectors = encode(corpora.rows, corpora.labels, args.encoder)
+        strengths, steps = (0.001, 0.003, 0.01, 0.03, 0.1), [StandardScaler()]
+    else:
+        vectors, vectorizer = count_ngrams(corpora.rows)
     dev, sentences = corpora.gold["dev"], data.sentences(corpora.rows["dev"])
     tried = []
-    for strength in (0.5, 1, 2, 5, 10):
-        model = OneVsRestClassifier(LogisticRegression(C=strength, max_iter=1000))
+    for strength in strengths:
+        regression = LogisticRegression(C=strength, max_iter=1000)
+        model = make_pipeline(*steps, OneVsRestClassifier(regression))
         model.fit(vectors["train"], corpora.gold["train"])
         scores = model.predict_proba(vectors["dev"])
         decisions = rules.cross_fitted_decisions(dev, scores, sentences)
@@ -51,6 +109,9 @@ def fit(args: argparse.Namespace, run: Run) -> None:
         utils.log.info("C %g: dev micro-F1 %.4f cross-fitted", strength, tried[-1][0])
     _, strength, model = max(tried, key=lambda each: each[0])
     run.note(C=strength)
+    if vectorizer:
+        texts = [row["input"]["form"] for row in corpora.rows["dev"]]
+        run.note(**cost_of(model, vectorizer, texts))
 
     def score(split, after_batch):
         return model.predict_proba(vectors[split]).round(6)
@@ -62,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train and predict."""
     parser = cli.ArgumentParser("linear.py", __doc__)
     parser.add_argument("--corpus", metavar="DIR", type=Path, required=True)
-    parser.set_defaults(folds=None, fold=None)
+    parser.add_argument("--encoder", metavar="DIR", help="a from_pretrained directory; frozen")
+    cli.add_folds(parser)
     cli.add_run_arguments(parser, "linear")
     cli.add_tune(parser)
     cli.run_script(parser, fit, argv)

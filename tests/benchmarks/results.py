@@ -31,12 +31,14 @@ Run = dict[str, Any]
 
 
 class Lines:
-    """The lines of a split that runs scored, and what these runs say of them."""
+    """The lines of a split that a run scored, and what it and others say of them."""
 
-    def __init__(self, runs: Sequence[Run], split: str) -> None:
-        labels, self.split = runs[0]["labels"], split
-        self.labels = labels
-        self.choose(utils.read_corpus(runs[0]["data"][split]["file"], True, labels))
+    def __init__(self, run: Run, split: str) -> None:
+        self.labels, self.split = run["labels"], split
+        pools = run["script"] == "ensemble.py" and "train" in run["data"]  # the runs of all folds
+        splits = ["train", "dev"] if split == "dev" and pools else [split]
+        files = [run["data"][each]["file"] for each in splits]
+        self.choose([row for file in files for row in utils.read_corpus(file, True, self.labels)])
 
     def choose(self, rows: list[utils.Row]) -> None:
         """Let these be the lines."""
@@ -54,8 +56,9 @@ class Lines:
         return micro, per_label.mean(-1)
 
 
-def tuned_for_macro(run: Run, dev: Lines, test: Lines) -> np.ndarray:
+def tuned_for_macro(run: Run, test: Lines) -> np.ndarray:
     """Decisions on test by the rule that serves the macro-F1 of dev."""
+    dev = Lines(run, "dev")
     tried = rules.tune_rules(dev.gold, dev.of(run, "scores"), dev.sentences, "macro")
     return tried[0][0](test.of(run, "scores"))
 
@@ -76,9 +79,9 @@ def name_of(paths: Sequence[Path]) -> str:
 def table(named: dict[Path, Run]) -> Iterator[str]:
     """Rows of Markdown for the runs of one test file, by directory."""
     runs = list(named.values())
-    dev, test = Lines(runs, "dev"), Lines(runs, "test")
+    test = Lines(runs[0], "test")
     micro, macro = test.f1([test.of(run, "decisions") for run in runs])
-    _, tuned = test.f1([tuned_for_macro(run, dev, test) for run in runs])
+    _, tuned = test.f1([tuned_for_macro(run, test) for run in runs])
     figures = {"micro-F1": micro, "macro-F1": macro, "macro-F1, tuned for it": tuned}
     if (test.gold.sum(-1) == 1).all():
         highest = [rules.Rule(np.inf, at_least_one=True)(test.of(run, "scores")) for run in runs]

@@ -1,0 +1,54 @@
+"""A page to try a classifier on, in a browser: predict.py --serve."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import utils
+from emotion.onnx_model import INSTALL
+
+
+def serve(classify: Callable[..., list[dict[str, Any]]], name: str, host: str, port: int) -> None:
+    """Show a page, and answer its programming interface, until the process is interrupted.
+
+    Args:
+        classify: as of `predict.load`.
+        name: of the checkpoint, shown at the top.
+
+    Raises:
+        utils.InputError: gradio is not installed, or the address is not to be had.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it asks for news when it is imported
+    try:
+        import gradio
+    except ImportError:
+        raise utils.InputError(f"--serve: needs gradio; {INSTALL}") from None
+
+    def answer(text: str | None, target: str | None) -> tuple[str, dict[str, float] | None]:
+        [found] = classify([text or ""], [target or None])
+        is_blank = None in found["scores"].values()
+        return ", ".join(found["emotions"]) or "none", None if is_blank else found["scores"]
+
+    page = gradio.Interface(
+        answer,
+        [
+            gradio.Textbox(label="text", lines=3, placeholder="오늘 공연 너무 좋았다"),
+            gradio.Textbox(label="target (may be empty)", placeholder="공연"),
+        ],
+        [gradio.Textbox(label="emotions"), gradio.Label(label="probabilities", show_heading=False)],
+        title=name,
+        flagging_mode="never",
+        analytics_enabled=False,
+        api_name="predict",  # no batch: a broken request would spoil those beside it
+    )
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        told = f"--serve: {host}, port {port}: {error.strerror}"
+        raise utils.InputError(f"{told}; give another port, or --host") from None
+    given = {"server_name": host, "server_port": port, "footer_links": ["api"]}
+    page.launch(quiet=True, share=False, show_error=True, prevent_thread_lock=True, **given)
+    print(f"{page.local_url} is the page; Ctrl+C ends it", flush=True)
+    threading.Event().wait()
