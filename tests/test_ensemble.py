@@ -425,6 +425,22 @@ def test_folds_trained_apart_meet_again(tmp_path):
     assert "Lines whose labels look wrong" not in (runs[0] / "report.html").read_text()
 
 
+def test_a_frozen_encoder_by_folds_is_tabled(tmp_path):
+    rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")
+    for split, part in {"train": rows[:100], "dev": rows[300:350], "test": rows[400:440]}.items():
+        write_rows(tmp_path / f"{split}.jsonl", part)
+    for fold in (0, 1):
+        given = ["--encoder", utils.SAMPLE / "roberta-tiny", "--folds", 2, "--fold", fold]
+        run = tmp_path / f"frozen-{fold}"
+        outcome = call("linear.py", "--corpus", tmp_path, *given, "--output-dir", run)
+        assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+    average, runs = tmp_path / "average", [tmp_path / "frozen-0", tmp_path / "frozen-1"]
+    combine(*runs, "--resamples", 100, "--output-dir", average)
+    figure = read_json(average / "metrics.json")["test"]["micro_f1"]
+    found = call("results.py", average).stdout
+    assert f"| {average} | 1 | " in found and f" {figure:.3f} [" in found
+
+
 # A student
 
 
