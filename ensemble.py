@@ -56,7 +56,8 @@ def average(
     }
     weights = np.ones(len(members)) / len(members)
     if args.weights == "tuned":
-        weights = rules.choose_weights(gold["dev"], stacked["dev"], data.sentences(corpora["dev"]))
+        lines = gold["dev"], stacked["dev"], data.sentences(corpora["dev"])
+        weights = rules.choose_weights(*lines, args.tune)
     told = [f"{weight:>6.3f}  {each.name}" for weight, each in zip(weights, members, strict=True)]
     utils.log.info("average of\n%s", "\n".join(told))
     averaged = [

@@ -5,7 +5,8 @@
     python data/convert.py table FILE.csv OUT.jsonl --text COLUMN --labels COLUMN [COLUMN ...]
                                               a spreadsheet's export (.csv, or .tsv): each label a
                                               column of 1 and 0; or --labels COLUMN --separator ,
-                                              one column of the names of labels
+                                              one column of the names of labels (of dev and test,
+                                              with --like train.jsonl: rare ones may not be there)
 
     CORPUS         SOURCE
     kote           a clone of searle-j/KOTE (Korean comments, MIT); 44 labels folded to eight
@@ -280,11 +281,18 @@ def convert_table(args):
             raise utils.InputError(f"{args.source}: {told}")
     if args.separator and len(args.labels) > 1:
         raise utils.InputError("--separator goes with one column of --labels; name that alone")
+    if args.like and not args.separator:
+        raise utils.InputError("--like goes with --separator; --labels names them already")
     rows, labels = [], {} if args.separator else dict.fromkeys(args.labels)
+    if args.like:
+        labels = dict.fromkeys(utils.labels_of(utils.read_corpus(args.like, labelled=True)))
     for number, cells in table:
         if args.separator:
             names = map(str.strip, cells[args.labels[0]].split(args.separator))
             present = dict.fromkeys(filter(None, names))
+            if wrong := args.like and next((name for name in present if name not in labels), None):
+                told = f"{wrong!r} is no label of {args.like}"
+                raise utils.InputError(f"{args.source}: line {number}: {told}")
             labels |= present
         else:
             said = {name: cells[name].strip().lower() for name in labels}
@@ -370,6 +378,8 @@ def main(argv=None):
     told = "of the labels, or with --separator of their names"
     of_table.add_argument("--labels", metavar="COLUMN", nargs="+", help=told)
     of_table.add_argument("--separator", metavar="MARK", help="that parts the names of labels")
+    told = "made before, whose labels are taken: of the training file; default: those of the table"
+    of_table.add_argument("--like", metavar="FILE", type=Path, help=told)
     args = parser.parse_args(argv)
     utils.log.handlers = [logging.StreamHandler()]
     try:

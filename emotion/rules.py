@@ -114,15 +114,16 @@ def tune_rules(
     return sorted(tried, key=lambda each: -each[1][f"{name}_cross_fitted"])  # level: the first
 
 
-def select_weights(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def select_weights(labels: np.ndarray, scores: np.ndarray, average: str) -> np.ndarray:
     """Weights of the systems by ensemble selection (Caruana et al. 2004).
 
-    The one is added, again and again, that raises the micro-F1 of the average, at its best
-    threshold, most.
+    The one is added, again and again, that raises the F1 of the average, at its best threshold,
+    most.
 
     Args:
         labels: [lines, labels].
         scores: [lines, systems, labels].
+        average: "micro" or "macro", of F1.
 
     Returns:
         [systems], summing to one.
@@ -132,13 +133,14 @@ def select_weights(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         reached = []
         for candidate in np.eye(len(counts)):
             averages = np.average(scores, axis=1, weights=counts + candidate)
-            rule = fit(labels, averages)
-            reached.append(utils.micro_f1(labels, rule(averages)))
+            reached.append(F1[average](labels, fit(labels, averages, average)(averages)))
         counts[np.argmax(reached)] += 1
     return counts / ROUNDS
 
 
-def choose_weights(labels: np.ndarray, scores: np.ndarray, sentences: np.ndarray) -> np.ndarray:
+def choose_weights(
+    labels: np.ndarray, scores: np.ndarray, sentences: np.ndarray, average: str = "micro"
+) -> np.ndarray:
     """`select_weights` on each four fifths of the lines, averaged.
 
     Logs what they are worth on the fifths left out.
@@ -146,14 +148,14 @@ def choose_weights(labels: np.ndarray, scores: np.ndarray, sentences: np.ndarray
     found = []
 
     def fit_average(labels: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        weights = select_weights(labels, scores)
+        weights = select_weights(labels, scores, average)
         found.append(weights)
-        rule = fit(labels, np.average(scores, axis=1, weights=weights))
+        rule = fit(labels, np.average(scores, axis=1, weights=weights), average)
         return lambda others: rule(np.average(others, axis=1, weights=weights))
 
-    tuned = utils.micro_f1(labels, cross_fitted_decisions(labels, scores, sentences, fit_average))
-    equal = utils.micro_f1(labels, cross_fitted_decisions(labels, scores.mean(1), sentences))
-    utils.log.info(
-        "cross-fitted micro-F1 on dev: %.4f with tuned weights, %.4f with equal ones", tuned, equal
-    )
+    one = functools.partial(fit, average=average)
+    tuned = cross_fitted_decisions(labels, scores, sentences, fit_average)
+    equal = cross_fitted_decisions(labels, scores.mean(1), sentences, one)
+    told = "cross-fitted %s-F1 on dev: %.4f with tuned weights, %.4f with equal ones"
+    utils.log.info(told, average, *(F1[average](labels, each) for each in (tuned, equal)))
     return np.mean(found, axis=0)

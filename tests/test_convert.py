@@ -177,6 +177,14 @@ def test_a_column_of_names_becomes_labels(tmp_path):
         [0] * 3,
         [0, 0, 1],
     ]
+    dev, made = tmp_path / "dev.csv", tmp_path / "dev.jsonl"
+    dev.write_text("text,emotion\n싫다,anger\n", encoding="utf-8")
+    assert call("convert.py", "table", dev, made, *flags, "--like", out).returncode == 0
+    assert utils.labels_of(utils.read_corpus(made, labelled=True)) == ("joy", "trust", "anger")
+    dev.write_text("text,emotion\n싫다,anger;fear\n", encoding="utf-8")
+    refused = call("convert.py", "table", dev, tmp_path / "no.jsonl", *flags, "--like", out)
+    assert_refused(refused, f"{dev}: line 2: 'fear' is no label of {out}")
+    assert not (tmp_path / "no.jsonl").exists()
 
 
 @pytest.mark.parametrize(

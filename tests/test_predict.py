@@ -6,8 +6,10 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -498,3 +500,21 @@ def test_one_label_alone(script, small, tmp_path):
     assert list(metrics["dev"]["per_emotion"]) == ["좋음"]
     [found] = predict.load(tmp_path / "out")(["급식"])
     assert list(found["scores"]) == ["좋음"]
+
+
+def test_what_was_begun_is_taken_away_when_it_is_stopped(small, tmp_path):
+    """By SIGTERM, while it waits for more lines."""
+    command = [ROOT / "predict.py", small.undisturbed(*KINDS["cls"]), "--output", "out.jsonl"]
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    given = [sys.executable, *map(str, command)]
+    with subprocess.Popen(given, cwd=tmp_path, **pipes) as process:
+        process.stdin.write("급식 최고\n" * (texts.WINDOW + 1))
+        process.stdin.flush()
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size for path in tmp_path.iterdir()):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 130
+        assert process.stderr.read() == "predict.py: interrupted\n"
+    assert list(tmp_path.iterdir()) == []
