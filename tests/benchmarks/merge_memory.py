@@ -23,13 +23,14 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 import utils
 
 MEASURED = """
-import resource, sys
+import re, sys
 sys.path.insert(0, {root!r})
 from emotion import merge
 if len(sys.argv) > 1:
     import export
     export.main(sys.argv[1:])
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+[peak] = re.findall(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())
+print("peak", int(peak) / 2**20)
 """
 
 
