@@ -21,6 +21,8 @@ def serve(classify: Callable[..., list[dict[str, Any]]], name: str, host: str, p
         utils.InputError: gradio is not installed, or the address is not to be had.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it asks for news when it is imported
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    os.environ["no_proxy"] = f"{direct},localhost,127.0.0.1,{host}"  # it looks at its own page
     try:
         import gradio
     except ImportError:

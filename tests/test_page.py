@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ def address(run):
         port = free.getsockname()[1]
     command = [sys.executable, str(ROOT / "predict.py"), run, "--serve", port]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes["env"] = os.environ | {"HTTP_PROXY": "http://127.0.0.1:9"}  # where nothing answers
     with subprocess.Popen(list(map(str, command)), **pipes) as server:
         try:
             told = server.stdout.readline()
