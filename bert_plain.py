@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import utils
-from emotion import checkpoint, cli, data, ending
+from emotion import checkpoint, cli, data, ending, systems
 from emotion.run import Run
 
 SAMPLE = {"model": utils.SAMPLE / "roberta-tiny", "epochs": 8, "lr": 2e-3, "train_batch_size": 48}
@@ -44,8 +44,10 @@ def argument_parser(script: str, description: str | None) -> cli.ArgumentParser:
     decay = cli.number(float, 0)
     told = "of weights that are no vectors; default: %(default)s"
     training.add_argument("--weight-decay", metavar="W", type=decay, default=0.01, help=told)
-    told = "a run whose scores of the lines of train are learnt, as much as their labels; as an "
-    told += "average of the runs of all folds has them"
+    told = (
+        "an average of the runs of all folds, whose scores of train are learnt, weighted equally "
+    )
+    told += "with the labels"
     training.add_argument("--soft-labels", metavar="RUN", type=Path, help=told)
     cli.set_sample_defaults(parser, **SAMPLE)
     return parser
@@ -56,20 +58,23 @@ class EncoderTask:
 
     Args:
         head: a key of `emotion.modeling.HEADS`.
+        taught: what is learnt of train, [lines, labels].
         processes: that part a batch.
     """
 
     def __init__(
-        self, args: argparse.Namespace, corpora: data.Corpora, head: str, processes: int
+        self,
+        args: argparse.Namespace,
+        corpora: data.Corpora,
+        head: str,
+        taught: np.ndarray,
+        processes: int,
     ) -> None:
-        from emotion import encoder, scoring, systems, targets, vocabulary
+        from emotion import encoder, scoring, targets, vocabulary
         from emotion.inputs import Inputs, encode
 
         self.args, self.gold, self.labels = args, corpora.gold, corpora.labels
-        self.taught = corpora.gold["train"]
-        if args.soft_labels:
-            given = args.soft_labels, corpora.rows["train"], corpora.labels
-            self.taught = (self.taught + systems.soft_labels(*given)) / 2
+        self.taught = taught
         loaded = encoder.load_to_train(args.model, corpora.labels, head)
         self.tokenizer, self.model, self.new_weights = loaded
         config = self.model.config  # both are saved with it
@@ -138,12 +143,16 @@ def train(args: argparse.Namespace, run: Run, head: str) -> None:
     corpora = data.read_to_train(args, run)
     if corpora is None:
         return
+    taught = corpora.gold["train"]
+    if args.soft_labels:
+        given = args.soft_labels, corpora, run.record["data"]["train"]["sha256"]
+        taught = (taught + systems.soft_labels(*given)) / 2
     utils.log.info(checkpoint.describe_model(args.model))
 
     from emotion import training
 
     accelerator = training.begin(run, args)
-    task = EncoderTask(args, corpora, head, accelerator.num_processes)
+    task = EncoderTask(args, corpora, head, taught, accelerator.num_processes)
     run.note(device=str(accelerator.device), precision=task.precision)
     utils.log.info(task.describe())
     training.fit(run, args, accelerator, corpora, task)

@@ -98,7 +98,7 @@ def combine(args: argparse.Namespace, run: Run) -> None:
         mend = "give --threshold, as --threshold 0.3, and equal weights"
         raise utils.InputError(f"{told}; {mend}")
     run.note_files({split: path for split, path in files.items() if path})
-    run.note(device="cpu")
+    run.note(device="cpu", out_of_fold=is_out_of_fold)
     if not args.no_ensemble:
         members.append(average(args, run, members, corpora, gold, labels, constant))
     comparisons, kinds = {}, [member.kind for member in members]

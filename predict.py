@@ -48,8 +48,8 @@ def argument_parser() -> cli.ArgumentParser:
     told = "show a page, and a programming interface, on this port; default: %(const)s"
     port = cli.number(int, 1, 65535)
     page.add_argument("--serve", metavar="PORT", nargs="?", type=port, const=7860, help=told)
-    told = "the address that it listens at; default: %(default)s, this machine alone"
-    page.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help=told)
+    told = "the address that it listens at; default: 127.0.0.1, this machine alone"
+    page.add_argument("--host", metavar="ADDRESS", help=told)
     return parser
 
 
@@ -105,15 +105,17 @@ def predict(args: Any) -> None:
     """Read texts, classify them window by window, and write what was found as it comes; or show a
     page.
     """
+    given = args.checkpoint, args.threshold, args.precision, args.batch_size
     if args.serve:
         texts.check_nothing_to_read(args)
-        classify = load(args.checkpoint, args.threshold, args.precision, args.batch_size)
         from emotion import page
 
-        return page.serve(classify, Path(args.checkpoint).name, args.host, args.serve)
-    source = texts.open_source(args)
+        host = args.host or "127.0.0.1"
+        return page.serve(lambda: load(*given), Path(args.checkpoint).name, host, args.serve)
+    if args.host:
+        raise utils.InputError("--host: is the address of a page; give --serve too")
+    source, classify = texts.open_source(args), load(*given)
     with texts.open_sink(args, source) as write:
-        classify = load(args.checkpoint, args.threshold, args.precision, args.batch_size)
         for window in source.windows():
             write(window, classify(window.texts, window.targets))
 

@@ -291,7 +291,7 @@ def convert_table(args):
             names = map(str.strip, cells[args.labels[0]].split(args.separator))
             present = dict.fromkeys(filter(None, names))
             if wrong := args.like and next((name for name in present if name not in labels), None):
-                told = f"{wrong!r} is no label of {args.like}"
+                told = f"{wrong!r} is no label of {args.like}; correct it, or convert that anew"
                 raise utils.InputError(f"{args.source}: line {number}: {told}")
             labels |= present
         else:
@@ -378,7 +378,7 @@ def main(argv=None):
     told = "of the labels, or with --separator of their names"
     of_table.add_argument("--labels", metavar="COLUMN", nargs="+", help=told)
     of_table.add_argument("--separator", metavar="MARK", help="that parts the names of labels")
-    told = "made before, whose labels are taken: of the training file; default: those of the table"
+    told = "a converted file (train.jsonl) whose labels to use; default: those found in this table"
     of_table.add_argument("--like", metavar="FILE", type=Path, help=told)
     args = parser.parse_args(argv)
     utils.log.handlers = [logging.StreamHandler()]

@@ -177,15 +177,6 @@ def load_trained(model: AnswerModel, path: Path) -> None:
         utils.InputError: it does not fit.
     """
     load_adapters(model.model, path)
-    load_head(model, path)
-
-
-def load_head(model: AnswerModel, path: Path) -> None:
-    """Read the head of a model that has one of its own.
-
-    Raises:
-        utils.InputError: it does not fit.
-    """
     if model.has_own_head:
         with loading(path):
             model.head.load_state_dict(load_file(path / HEAD_FILE))
@@ -199,11 +190,10 @@ def load_adapters(model: Any, path: Path | str) -> None:
     """
     with loading(path):
         found = peft.load_peft_weights(str(path), device="cpu")
-        strange = peft.set_peft_model_state_dict(model, found).unexpected_keys
-        if strange:
-            raise utils.InputError(
-                f"{path}: is of another model (it has {strange[0]}); give another"
-            )
+        report = peft.set_peft_model_state_dict(model, found)
+    lost = [f"lacks {name}" for name in report.missing_keys if "lora_" in name]
+    if strange := [f"has {name}" for name in report.unexpected_keys] + lost:
+        raise utils.InputError(f"{path}: is of another model (it {strange[0]}); give another")
 
 
 def adapt(
@@ -244,9 +234,9 @@ def load_checkpoint(
     prompt = Prompt.of_checkpoint(found.settings, tokenizer, has["vocab_size"])
     adapted = load_base(base, precision, where)
     with loading(directory):
-        adapted = peft.PeftModel.from_pretrained(adapted, directory)
+        adapted = peft.get_peft_model(adapted, peft.PeftConfig.from_pretrained(directory))
     model = AnswerModel(adapted, prompt, precision, len(found.labels))
-    load_head(model, directory)
+    load_trained(model, directory)
     return model.eval()
 
 

@@ -236,8 +236,7 @@ def run_tool(
     utils.log.handlers = [logging.StreamHandler(sys.stderr)]
     utils.log.setLevel(logging.WARNING)
     try:
-        with process.signals_handled_by(signal.default_int_handler):
-            work(args)
+        work(args)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -72,7 +72,12 @@ def read_to_train(args: argparse.Namespace, run: Run) -> Corpora | None:
         message = f"--fold {fold}: with --folds {folds}, the parts are 0 to {folds - 1}"
         raise utils.InputError(f"{message}; give one of them")
     files = find_files(args, SPLITS)
-    run.note_files(files)
+    teacher = getattr(args, "soft_labels", None)
+    if teacher and folds:
+        told = "its teachers have learnt every fold; leave --folds out"
+        raise utils.InputError(f"--soft-labels: {told}")
+    scores = teacher and teacher / "dev.scores.jsonl"
+    run.note_files(files | ({"soft_labels": scores} if scores and scores.is_file() else {}))
     if run.is_complete():
         return None
     rows = {"train": utils.read_corpus(files["train"], labelled=True)}

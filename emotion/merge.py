@@ -1,6 +1,7 @@
 """An adapter of gpt_train.py and its base as one ordinary classifier of sequences.
 
-The base is read, merged and written one tensor at a time: what it takes is memory for the largest.
+The base is read and merged one tensor at a time and written in files of half a gibibyte: a file and
+the largest tensor in float32 are what is held.
 """
 
 import json
@@ -29,7 +30,7 @@ from emotion.answers import BASE_LOGIT
 from emotion.checkpoint import HEAD_FILE, Checkpoint, loading
 from emotion.prompt import Prompt
 
-SHARD = 2**30  # bytes of a file
+SHARD = 2**29  # bytes of a file
 CARD = """# A classifier of sequences
 
 Of a model of type {base} and an adapter of `gpt_train.py`, merged. It is asked with the words that

@@ -10,11 +10,11 @@ import utils
 from emotion.onnx_model import INSTALL
 
 
-def serve(classify: Callable[..., list[dict[str, Any]]], name: str, host: str, port: int) -> None:
+def serve(load: Callable[[], Callable[..., Any]], name: str, host: str, port: int) -> None:
     """Show a page, and answer its programming interface, until the process is interrupted.
 
     Args:
-        classify: as of `predict.load`.
+        load: gives what `predict.load` does; called once it is sure that a page can be shown.
         name: of the checkpoint, shown at the top.
 
     Raises:
@@ -25,8 +25,14 @@ def serve(classify: Callable[..., list[dict[str, Any]]], name: str, host: str, p
     os.environ["no_proxy"] = f"{direct},localhost,127.0.0.1,{host}"  # it looks at its own page
     try:
         import gradio
-    except ImportError:
-        raise utils.InputError(f"--serve: needs gradio; {INSTALL}") from None
+    except ModuleNotFoundError as error:
+        raise utils.InputError(f"--serve: needs {error.name}; {INSTALL}") from None
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        told = f"--serve: {host}, port {port}: {error.strerror}"
+        raise utils.InputError(f"{told}; give another port, or --host") from None
+    classify = load()
 
     def answer(text: str | None, target: str | None) -> tuple[str, dict[str, float] | None]:
         [found] = classify([text or ""], [target or None])
@@ -45,12 +51,8 @@ def serve(classify: Callable[..., list[dict[str, Any]]], name: str, host: str, p
         analytics_enabled=False,
         api_name="predict",  # no batch: a broken request would spoil those beside it
     )
-    try:
-        socket.create_server((host, port)).close()
-    except OSError as error:
-        told = f"--serve: {host}, port {port}: {error.strerror}"
-        raise utils.InputError(f"{told}; give another port, or --host") from None
-    given = {"server_name": host, "server_port": port, "footer_links": ["api"]}
-    page.launch(quiet=True, share=False, show_error=True, prevent_thread_lock=True, **given)
+    kept = {"share": False, "run_history": False, "max_file_size": 1}  # nothing leaves, or is kept
+    given = {"server_name": host, "server_port": port, "footer_links": ["api"]} | kept
+    page.launch(quiet=True, show_error=True, prevent_thread_lock=True, **given)
     print(f"{page.local_url} is the page; Ctrl+C ends it", flush=True)
     threading.Event().wait()

@@ -32,14 +32,14 @@ PACKAGES = (
 AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
 STATE_FILE = "training_state.json"  # the last file of a checkpoint
 CHANGES_NO_WEIGHT = {  # what may differ on --resume
-    *("output_dir", "resume", "train_file", "dev_file", "test_file"),
+    *("output_dir", "resume", "train_file", "dev_file", "test_file", "soft_labels"),
     *("val_batch_size", "lines_at_once", "save_steps", "threshold", "report_to"),
     "precision",  # what it comes to is compared
 }
 
 
 # What runs did that were begun before these flags were there
-BEFORE = {"target": "pair", "tune": "micro", "normalise": "on", "soft_labels": None}
+BEFORE = {"target": "pair", "tune": "micro", "normalise": "on"}
 
 
 class Run:
@@ -209,7 +209,8 @@ class Run:
         before = self.record.get("data", found)
         for split in sorted(found.keys() | before.keys()):
             if found.get(split, {}).get("sha256") != before.get(split, {}).get("sha256"):
-                message = f"--{split}-file is not the file that the run began with (SHA-256)"
+                flag = "--soft-labels" if split == "soft_labels" else f"--{split}-file"
+                message = f"{flag} is not the file that the run began with (SHA-256)"
                 raise utils.InputError(f"--resume: {message}; give that one")
         self.note(data=found)
 

@@ -131,24 +131,28 @@ def read_systems(paths: Sequence[Path], files: Files) -> tuple[list[System], Row
     return [join_folds(group, corpora, labels) for group in groups.values()], corpora, labels
 
 
-def soft_labels(directory: Path, rows: Sequence[utils.Row], labels: Sequence[str]) -> np.ndarray:
-    """What a run makes of lines, to teach it to another: scores [lines, labels] in float32.
+def soft_labels(directory: Path, corpora: data.Corpora, train: str) -> np.ndarray:
+    """What an average of the runs of all folds makes of train, none of its lines scored by a run
+    that had learnt it: scores [lines, labels] in float32.
+
+    Args:
+        train: the SHA-256 of the training file.
 
     Raises:
-        utils.InputError: it has other labels, or did not score all of the lines.
+        utils.InputError: it is no such average, or one of other lines or labels.
     """
-    run = read_run(directory)
-    if run["labels"] != list(labels):
-        told = f"has the labels {', '.join(run['labels'])}, train {', '.join(labels)}"
-        raise utils.InputError(f"{directory}: {told}; give a run with the same")
-    scored: dict[str, np.ndarray] = {}
-    for split, ids in run["ids"].items():
-        scored |= zip(ids, run["scores"][split], strict=True)
-    if missing := [row.get("id") for row in rows if row.get("id") not in scored]:
-        told = f"did not score {len(missing)} of the {len(rows)} lines of train, as {missing[0]!r}"
-        mend = "give an average of the runs of all folds (ensemble.py)"
-        raise utils.InputError(f"{directory}: {told}; {mend}")
-    return np.array([scored[row["id"]] for row in rows], dtype=np.float32)
+    run, rows = read_run(directory), corpora.rows["train"]
+    told = ""
+    if not run.get("out_of_fold"):
+        told = "is no average of the runs of all folds; make one (ensemble.py)"
+    elif run["data"]["train"]["sha256"] != train:
+        told = "is of another training file (SHA-256); average runs of this one"
+    elif run["labels"] != corpora.labels:
+        told = f"has the labels {', '.join(run['labels'])}, not those of train; average anew"
+    if told:
+        raise utils.InputError(f"{directory}: {told}")
+    number = {id: index for index, id in enumerate(run["ids"]["dev"])}
+    return run["scores"]["dev"][[number[row["id"]] for row in rows]].astype(np.float32)
 
 
 def constant_answer(paths: Sequence[Path]) -> list[str]:

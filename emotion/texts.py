@@ -6,13 +6,14 @@ import csv
 import io
 import itertools
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import utils
-from emotion import data, outputs, tables
+from emotion import data, outputs, process, tables
 
 FORMATS = ("jsonl", "csv", "tsv", "txt")
 TEXT_COLUMNS = ("text", "form", "sentence", "문장", "텍스트")
@@ -146,7 +147,10 @@ def open_sink(
     """What writes results: into a file that appears when it is whole, or to standard output."""
     path = args.output
     with contextlib.ExitStack() as stack:
-        file: Any = sys.stdout if path is None else stack.enter_context(outputs.whole_file(path))
+        file: Any = sys.stdout
+        if path:  # what is half written goes when it is stopped
+            stack.enter_context(process.signals_handled_by(signal.default_int_handler))
+            file = stack.enter_context(outputs.whole_file(path))
         is_table = source.format in ("csv", "tsv")
         mark = "\t" if source.format == "tsv" else ","
         table = csv.writer(file, delimiter=mark, lineterminator="\r\n")  # RFC 4180

@@ -198,6 +198,7 @@ def test_a_column_of_names_becomes_labels(tmp_path):
         ("", (), "has no header"),
         (b"text,joy\n\xff\xff,1\n", (), "neither UTF-8 nor cp949"),
         ("text,joy,fear\n좋다,1,0\n", ("--labels", "joy", "fear", "--separator", ","), "name that"),
+        ("text,joy\n좋다,1\n", ("--labels", "joy", "--like", "a.jsonl"), "--like goes with"),
         (None, (), "cannot be read"),
     ],
 )

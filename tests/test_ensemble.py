@@ -444,6 +444,14 @@ def test_a_frozen_encoder_by_folds_is_tabled(tmp_path):
 # A student
 
 
+def make_teacher(directory, train, scores, **facts):
+    """What an average of the runs of all folds leaves, of a file that is train and dev."""
+    run = make_run(directory, {"train": train, "dev": train}, {"dev": scores})
+    record = read_json(run / "run.json") | {"out_of_fold": True} | facts
+    (run / "run.json").write_text(json.dumps(record))
+    return run
+
+
 def test_a_student_learns_scores_as_much_as_labels(tmp_path):
     """Scores that are the labels change nothing; others do."""
     sample = utils.read_corpus(utils.SAMPLE / "train.jsonl")
@@ -452,30 +460,30 @@ def test_a_student_learns_scores_as_much_as_labels(tmp_path):
     given = ["--train-file", files["train"], "--dev-file", files["dev"], "--epochs", 1]
     given += ["--test-file", files["dev"], "--precision", "fp32", "--train-batch-size", 8]
     teachers = {"right": lambda labels: labels, "unsure": lambda labels: 0.8 * labels}
-    for name, scores in teachers.items():
-        make_run(tmp_path / name, {"dev": files["train"]}, {"dev": scores})
-    found = {}
-    for name in ("none", *teachers):
-        flags = [] if name == "none" else ["--soft-labels", tmp_path / name]
+    found, kinds = {}, []
+    for name, scores in {"none": None, **teachers}.items():
+        flags = scores and ["--soft-labels", make_teacher(tmp_path / name, files["train"], scores)]
         output = tmp_path / f"taught-{name}"
-        outcome = call("bert_plain.py", "--sample", *given, *flags, "--output-dir", output)
+        outcome = call("bert_plain.py", "--sample", *given, *(flags or []), "--output-dir", output)
         assert outcome.returncode == 0, outcome.stderr
         found[name] = (output / "dev.scores.jsonl").read_text()
+        kinds.append(systems.kind_of(read_json(output / "run.json")))
     assert found["right"] == found["none"] != found["unsure"]
+    assert len({*kinds}) == 3  # the teacher tells students apart
 
 
 @pytest.mark.parametrize("script", ["bert_plain.py", "bert_GRU.py"])
 def test_a_teacher_that_does_not_fit_is_refused(script, tmp_path):
     sample = utils.read_corpus(utils.SAMPLE / "train.jsonl")[:30]
-    train, scored = (write_rows(tmp_path / str(n), sample[:n]) for n in (30, 20))
-    run = make_run(tmp_path / "run", {"dev": scored}, {"dev": lambda labels: labels})
-    flags = ["--sample", "--train-file", train, "--soft-labels"]
-    told = "did not score 10 of the 30 lines of train, as"
-    output = "--output-dir", tmp_path / "out"
-    assert_refused(call(script, *flags, run, *output), f"{run}: {told}", "the runs of all folds")
-    assert_refused(call(script, *flags, tmp_path, *output), "holds no run")
-    names = ("joy", "fear")
-    corpus = make_corpus(tmp_path / "other.jsonl", 30, 0, names)
-    other = make_run(tmp_path / "b", {"dev": corpus}, {"dev": lambda labels: labels}, names)
-    assert_refused(call(script, *flags, other, *output), "has the labels joy, fear, train joy,")
+    train, other = (write_rows(tmp_path / str(n), sample[:n]) for n in (30, 20))
+    right = make_teacher(tmp_path / "right", train, lambda labels: labels)
+    plain = make_teacher(tmp_path / "plain", train, lambda labels: labels, out_of_fold=False)
+    wrong = make_teacher(tmp_path / "wrong", other, lambda labels: labels)
+    output = ["--output-dir", tmp_path / "out"]
+    flags = ["--sample", "--train-file", train, *output, "--soft-labels"]
+    assert_refused(call(script, *flags, plain), f"{plain}: is no average of the runs of all folds")
+    assert_refused(call(script, *flags, wrong), f"{wrong}: is of another training file")
+    assert_refused(call(script, *flags, tmp_path), "holds no run")
+    by_folds = ["--folds", 2, "--fold", 0]
+    assert_refused(call(script, *flags, right, *by_folds), "its teachers have learnt every fold")
     assert not (tmp_path / "out").exists()

@@ -179,8 +179,16 @@ def test_every_flag_is_in_the_documentation(script):
 def test_the_pages_link_to_what_is_there():
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        for target in re.findall(r"\]\((?!https?:)([^)#]*)", text):
-            assert not target or (page.parent / target).exists(), f"{page.name}: {target}"
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+            linked = page.parent / target if target else page
+            assert linked.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(linked), f"{page.name}: {target}#{anchor}"
+
+
+def anchors(page):
+    """What the headings of a page are linked by."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
 def test_the_korean_readme_says_the_same():
@@ -198,3 +206,18 @@ def test_the_korean_readme_says_the_same():
         one, two = (sorted(pattern.findall(page.partition("\n")[2])) for page in (english, korean))
         assert one == two != []
     assert english.count("\n## ") == korean.count("\n## ")
+
+
+BENCHMARKS = [
+    path.name
+    for path in sorted((ROOT / "tests" / "benchmarks").glob("*.py"))
+    if "__main__" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_says_what_it_measures(name):
+    command = [sys.executable, str(ROOT / "tests" / "benchmarks" / name), "--help"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert f"python tests/benchmarks/{name}" in process.stdout

@@ -6,7 +6,7 @@ A checkpoint is what predict.py takes, of a BERT script or of export.py; PRECISI
 default) or bf16. Each is warm, and asked about one sentence at a time, all in turn, with one
 thread; the median is told, the ratio to the first, the size of its weights, and micro-F1 by its own
 rule with a 95 % interval from 10,000 resamples, and its difference from the first. --linear is a
-run of linear.py on the same lines, which says itself what it costs.
+run of linear.py on the same lines, which says itself what it took there, on lines of dev.
 """
 
 import argparse

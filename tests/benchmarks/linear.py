@@ -48,7 +48,7 @@ def count_ngrams(rows: data.Rows) -> tuple[Features, Any]:
     return {split: vectorizer.transform(texts[split]) for split in texts}, vectorizer
 
 
-def encode(rows: data.Rows, labels: Sequence[str], path: str) -> Features:
+def encode(rows: data.Rows, labels: Sequence[str], path: str, run: Run) -> Features:
     """The mean of a frozen encoder's last hidden states for each line."""
     import torch
 
@@ -56,6 +56,7 @@ def encode(rows: data.Rows, labels: Sequence[str], path: str) -> Features:
 
     tokenizer, model, _ = encoder.load_to_train(path, labels, "mean")
     reads = inputs.Inputs(model, tokenizer, scoring.resolve_precision("auto"))
+    run.note(device=str(reads.device), precision=reads.precision)
     model.classifier = torch.nn.Identity()  # what goes into the head comes out
     model = model.to(reads.device).eval()
     features = {}
@@ -93,7 +94,7 @@ def fit(args: argparse.Namespace, run: Run) -> None:
     run.note(device="cpu")
     strengths, steps, vectorizer = (0.5, 1.0, 2.0, 5.0, 10.0), [], None
     if args.encoder:
-        vectors = encode(corpora.rows, corpora.labels, args.encoder)
+        vectors = encode(corpora.rows, corpora.labels, args.encoder, run)
         strengths, steps = (0.001, 0.003, 0.01, 0.03, 0.1), [StandardScaler()]
     else:
         vectors, vectorizer = count_ngrams(corpora.rows)

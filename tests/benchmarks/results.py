@@ -35,8 +35,7 @@ class Lines:
 
     def __init__(self, run: Run, split: str) -> None:
         self.labels, self.split = run["labels"], split
-        pools = run["script"] == "ensemble.py" and "train" in run["data"]  # the runs of all folds
-        splits = ["train", "dev"] if split == "dev" and pools else [split]
+        splits = ["train", "dev"] if split == "dev" and run.get("out_of_fold") else [split]
         files = [run["data"][each]["file"] for each in splits]
         self.choose([row for file in files for row in utils.read_corpus(file, True, self.labels)])
 
