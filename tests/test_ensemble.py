@@ -210,18 +210,19 @@ def test_p_value_is_one_for_equals_small_for_better_and_fair_for_chance():
     assert np.mean(by_chance) < 0.25  # one in ten is expected
 
 
-def test_tuned_weights_leave_out_noise(members, tmp_path):
+@pytest.mark.parametrize("average", ["micro", "macro"])
+def test_tuned_weights_leave_out_noise(members, average, tmp_path):
     root, chance = members[0].parent, np.random.default_rng(9)
     files = {"dev": root / "dev.jsonl", "test": root / "test.jsonl"}
     scores = dict.fromkeys(files, lambda labels: chance.random(labels.shape).round(6))
     useless = make_run(tmp_path / "useless", files, scores)
-    flags = ["--weights", "tuned", "--resamples", 100, "--output-dir", tmp_path / "out"]
-    told = combine(*members, useless, *flags)
+    flags = ["--weights", "tuned", "--tune", average, "--resamples", 100]
+    told = combine(*members, useless, *flags, "--output-dir", tmp_path / "out")
     lines = [line.split() for line in told.split("average of\n")[1].splitlines()[:4]]
     weights = {name: float(weight) for weight, name in lines}
     assert weights[str(useless)] < 0.15
     assert sum(weights.values()) == pytest.approx(1, abs=0.01)
-    reached = told.split("cross-fitted micro-F1 on dev: ")[1].split(", ")[:2]
+    reached = told.split(f"cross-fitted {average}-F1 on dev: ")[1].split(", ")[:2]
     tuned, equal = (float(part.split()[0]) for part in reached)
     assert tuned > equal
 

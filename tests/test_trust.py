@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from children import finish, ranks, run_child, start
 from conftest import EMOTIONS, OFFLINE, ROOT, assert_refused, call, make_row, write_rows
+from safetensors.torch import load_file, save_file
 from small_runs import GPT_NEOX, MODELS, ROBERTA, SmallRuns, assert_same_end
 from test_corpus import GOOD, REFUSED, REFUSED_ANYWHERE
 
@@ -491,6 +492,22 @@ def test_an_adapter_that_does_not_fit_is_refused(change, tmp_path):
     checkpoint = checkpoint_of(tmp_path / "checkpoint", **change)
     flags = ["--model-ckpt-path", checkpoint, "--dev-file", file, "--output-dir", tmp_path / "out"]
     assert_refused(call("gpt_inference.py", *flags), checkpoint, "is no checkpoint")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("change", ["lacks", "has"])
+def test_an_adapter_with_other_layers_is_refused(change, small, tmp_path):
+    """One that lacks a matrix would score as its base does there, without a word."""
+    best = shutil.copytree(small.undisturbed("gpt_train.py") / "best", tmp_path / "best")
+    weights = load_file(best / "adapter_model.safetensors")
+    name = sorted(weights)[0]
+    matrix = weights.pop(name)
+    weights |= {name.replace("query_key_value", "dense"): matrix} if change == "has" else {}
+    save_file(weights, best / "adapter_model.safetensors", {"format": "pt"})
+    file = write_rows(tmp_path / "dev.jsonl", [GOOD])
+    flags = ["--model-ckpt-path", best, "--dev-file", file, "--output-dir", tmp_path / "out"]
+    told = f"{best}: is of another model (it {change} "
+    assert_refused(call("gpt_inference.py", *flags), told)
     assert not (tmp_path / "out").exists()
 
 
