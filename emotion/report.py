@@ -16,7 +16,6 @@ HARDEST = 50  # lines that are shown
 LEAST_LIKELY = "The hardest lines: the least likely labels first"
 DOUBTED = "Lines whose labels look wrong: scored out of fold, the least likely labels first"
 BINS = 10  # of the calibration curve
-LEAST = 1e-6  # of a probability whose logarithm is taken
 
 
 class Shown(NamedTuple):
@@ -169,13 +168,12 @@ def slices(
 
 
 def hardest_first(present: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The numbers of lines, that with the highest mean cross-entropy of its labels first.
+    """The numbers of lines, that with the least likely label, given or left out, first.
 
     Args:
         present, scores: [lines, labels]; whether a label is given, and its probability.
     """
-    likely = np.where(present, scores, 1 - scores).clip(LEAST, 1)
-    return np.argsort(np.log(likely).mean(-1), kind="stable")
+    return np.argsort(np.where(present, scores, 1 - scores).min(-1), kind="stable")
 
 
 def hardest(
@@ -185,7 +183,7 @@ def hardest(
     decisions: np.ndarray,
     labels: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """The lines with the highest mean cross-entropy of their labels, as the page shows them."""
+    """The first of `hardest_first`, as the page shows them."""
     found = []
     for index in hardest_first(present, scores)[:HARDEST].tolist():
         text, target = utils.text_and_target(rows[index], normalise=False)
