@@ -44,10 +44,8 @@ def argument_parser(script: str, description: str | None) -> cli.ArgumentParser:
     decay = cli.number(float, 0)
     told = "of weights that are no vectors; default: %(default)s"
     training.add_argument("--weight-decay", metavar="W", type=decay, default=0.01, help=told)
-    told = (
-        "an average of the runs of all folds, whose scores of train are learnt, weighted equally "
-    )
-    told += "with the labels"
+    told = "an average of the runs of all folds, whose scores of train are learnt as much as the "
+    told += "labels"
     training.add_argument("--soft-labels", metavar="RUN", type=Path, help=told)
     cli.set_sample_defaults(parser, **SAMPLE)
     return parser
@@ -164,8 +162,8 @@ def predict(args: argparse.Namespace, run: Run, architectures: tuple[str, ...]) 
     Args:
         architectures: what the name of its class may end in.
     """
-    if args.resume or args.folds:
-        flag = "--resume" if args.resume else "--folds"
+    given = {"--resume": args.resume, "--folds": args.folds, "--soft-labels": args.soft_labels}
+    if flag := next((name for name, value in given.items() if value), None):
         message = f"{flag} is for training, --model-ckpt-path only predicts; give one of them"
         raise utils.InputError(message)
     path = args.model_ckpt_path

@@ -485,6 +485,8 @@ def test_a_teacher_that_does_not_fit_is_refused(script, tmp_path):
     assert_refused(call(script, *flags, plain), f"{plain}: is no average of the runs of all folds")
     assert_refused(call(script, *flags, wrong), f"{wrong}: is of another training file")
     assert_refused(call(script, *flags, tmp_path), "holds no run")
+    predicts = ["--model-ckpt-path", tmp_path]
+    assert_refused(call(script, *flags, right, *predicts), "--soft-labels is for training")
     by_folds = ["--folds", 2, "--fold", 0]
     assert_refused(call(script, *flags, right, *by_folds), "its teachers have learnt every fold")
     assert not (tmp_path / "out").exists()
