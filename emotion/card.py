@@ -37,6 +37,9 @@ READ = {
     "marked": """The target is read beside the text, and stands in it between `<<` and `>>`, where
 its place is known: "the <<soup>> was cold", "soup".""",
 }
+STUDENT = """
+Half of what it learnt are the labels, half the scores of an average of models, which had learnt
+dev too: its figures of dev are hopeful."""
 CARD = """# {name}
 
 Tells which of these labels a text shows: {labels}.
@@ -102,6 +105,7 @@ def write(
     use = USE.get(asks, USE["other"])
     carries_code = (run.directory / "best" / "modeling.py").exists()
     use = use.replace("{trust}", ", trust_remote_code=True" if carries_code else "")
+    read = f"{NORMALISED[arguments['normalise']]}\n{READ[arguments['target']]}"
     text = CARD.format(
         name=name,
         labels=", ".join(labels),
@@ -111,7 +115,7 @@ def write(
         resamples=RESAMPLES,
         scores="\n".join(scores),
         files="\n".join(trained),
-        read=f"{NORMALISED[arguments['normalise']]}\n{READ[arguments['target']]}",
+        read=read + STUDENT * bool(arguments.get("soft_labels")),
         use=use,
     )
     card = ModelCard(f"---\n{facts_of(run, name, base, figures).to_yaml()}\n---\n\n{text}")

@@ -469,6 +469,8 @@ def test_a_student_learns_scores_as_much_as_labels(tmp_path):
         assert outcome.returncode == 0, outcome.stderr
         found[name] = (output / "dev.scores.jsonl").read_text()
         kinds.append(systems.kind_of(read_json(output / "run.json")))
+        card = (output / "best" / "README.md").read_text(encoding="utf-8")
+        assert ("the scores of an average of models" in card) == bool(flags)
     assert found["right"] == found["none"] != found["unsure"]
     assert len({*kinds}) == 3  # the teacher tells students apart
 

@@ -2,16 +2,18 @@
 
     python tests/benchmarks/published.py TABLE --corpus DIR --model DIR --output-dir DIR [--jobs 2]
 
-TABLE is a key of TABLES. The corpus is what data/convert.py writes, all of it labelled. Every run
-is a command of the scripts, in OUTPUT_DIR/NAME-SEED, with one thread; one that is finished is not
-made again, and one that was begun goes on, so the command may be stopped and repeated. The table
-is that of results.py.
+TABLE is a key of TABLES. The corpus is what data/convert.py writes, all of it labelled; with
+--lines N, train is the first N of its lines shuffled, written to OUTPUT_DIR/corpus. Every run is a
+command of the scripts, in OUTPUT_DIR/NAME-SEED, with one thread; one that is finished is not made
+again, and one that was begun goes on, so the command may be stopped and repeated. The table is that
+of results.py.
 """
 
 import argparse
 import concurrent.futures
 import itertools
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -39,11 +41,19 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {  # rows: a name, a script and 
     "target-gpt": {
         each: (*GPT, "--objective", "head", "--target", each) for each in ("pair", "marked")
     },
-    "objective": {
-        f"{each}-{rank}": (*GPT, "--objective", each, "--rank", rank)
-        for each, rank in itertools.product(("answer", "multilabel", "head"), ("16", "32"))
-    },
+    "objective": {each: (*GPT, "--objective", each) for each in ("answer", "multilabel", "head")},
+    "rank": {rank: (*GPT, "--objective", "head", "--rank", rank) for rank in ("16", "32")},
 }
+
+
+def shorten(corpus: Path, lines: int, shorter: Path) -> None:
+    """Write a corpus with some lines of another's train."""
+    shorter.mkdir(parents=True, exist_ok=True)
+    for name in ("dev.jsonl", "test.jsonl"):
+        shutil.copyfile(corpus / name, shorter / name)
+    train = (corpus / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    random.Random(42).shuffle(train)
+    (shorter / "train.jsonl").write_text("".join(train[:lines]), encoding="utf-8")
 
 
 def run(command: Sequence[str], directory: Path) -> None:
@@ -72,10 +82,14 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--lines", type=int, help="of train; default: all")
     options = parser.parse_args()
-    began = time.perf_counter()
-    files = [f"--{split}-file={options.corpus / split}.jsonl" for split in ("train", "dev", "test")]
-    commands = {"linear": ("linear.py", "--corpus", str(options.corpus))}
+    began, corpus = time.perf_counter(), options.corpus
+    if options.lines:
+        corpus = options.output_dir / "corpus"
+        shorten(options.corpus, options.lines, corpus)
+    files = [f"--{split}-file={corpus / split}.jsonl" for split in ("train", "dev", "test")]
+    commands = {"linear": ("linear.py", "--corpus", str(corpus))}
     for (name, command), seed in itertools.product(TABLES[options.table].items(), options.seeds):
         given = (*command, *files, "--model", options.model, "--seed", str(seed))
         commands[f"{name}-{seed}"] = given
