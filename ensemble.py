@@ -71,7 +71,8 @@ def average(
         for split, values in stacked.items()
     }
     dev = gold.get("dev"), scores.get("dev"), data.sentences(corpora.get("dev", []))
-    rule = ending.choose_rule(run, labels, *dev, constant)
+    weighed = stacked["dev"] if args.weights == "tuned" else None
+    rule = ending.choose_rule(run, labels, *dev, constant, weighed)
     chunks = {split: [(corpora[split], values)] for split, values in scores.items()}
     run.write_scores(chunks, set(gold), labels, rule, constant)
     decisions = {split: rule(values) for split, values in scores.items()}

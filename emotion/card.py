@@ -40,6 +40,9 @@ its place is known: "the <<soup>> was cold", "soup".""",
 STUDENT = """
 Half of what it learnt are the labels, half the scores of an average of models, which had learnt
 dev too: its figures of dev are hopeful."""
+FOLDS = """
+Train and dev together were parted in {folds}: part {fold} is the dev of the scores above, and the
+others were learnt."""
 CARD = """# {name}
 
 Tells which of these labels a text shows: {labels}.
@@ -106,6 +109,9 @@ def write(
     carries_code = (run.directory / "best" / "modeling.py").exists()
     use = use.replace("{trust}", ", trust_remote_code=True" if carries_code else "")
     read = f"{NORMALISED[arguments['normalise']]}\n{READ[arguments['target']]}"
+    read += STUDENT * bool(arguments.get("soft_labels"))
+    if arguments.get("folds"):
+        read += FOLDS.format_map(arguments)
     text = CARD.format(
         name=name,
         labels=", ".join(labels),
@@ -115,7 +121,7 @@ def write(
         resamples=RESAMPLES,
         scores="\n".join(scores),
         files="\n".join(trained),
-        read=read + STUDENT * bool(arguments.get("soft_labels")),
+        read=read,
         use=use,
     )
     card = ModelCard(f"---\n{facts_of(run, name, base, figures).to_yaml()}\n---\n\n{text}")
@@ -128,12 +134,17 @@ def facts_of(
     """The card's head, a `ModelCardData`."""
     from huggingface_hub import EvalResult, ModelCardData
 
+    files, folds = run.record["data"], run.args.folds
+    scored = {split: (os.path.basename(files[split]["file"]), split) for split in files}
+    if folds:
+        pooled = f"{scored['train'][0]} and {scored['dev'][0]}"
+        scored["dev"] = pooled, f"part {run.args.fold} of {folds}"
     results = [
         EvalResult(
             task_type="text-classification",
             dataset_type="text",
-            dataset_name=os.path.basename(run.record["data"][split]["file"]),
-            dataset_split=split,
+            dataset_name=scored[split][0],
+            dataset_split=scored[split][1],
             metric_type="f1",
             metric_name=f"{kind}, 95 % from {figure['low']:.3f} to {figure['high']:.3f}",
             metric_value=round(figure["value"], 4),

@@ -24,6 +24,7 @@ def choose_rule(
     scores: np.ndarray | None,
     sentences: np.ndarray,
     constant_answer: Sequence[str],
+    of_systems: np.ndarray | None = None,
 ) -> Rule:
     """The decision rule of a run: `--threshold`, or where that is "auto" tuned on dev; saved in
     `best/`.
@@ -34,11 +35,12 @@ def choose_rule(
         gold, scores: of dev, shape [lines, labels]; needed where the rule is tuned.
         sentences: as of `data.sentences`.
         constant_answer: the best of train, noted too.
+        of_systems: as of `rules.tune_rules`.
     """
     given, average = run.args.threshold, run.args.tune
     decision: dict[str, Any] = {"labels": list(labels)}
     if given == "auto" and gold is not None and scores is not None:
-        tried = rules.tune_rules(gold, scores, sentences, average)
+        tried = rules.tune_rules(gold, scores, sentences, average, of_systems)
         for each, figures in tried:
             utils.log.info(
                 "%s: dev %s-F1 %.4f on the lines it was tuned on, %.4f cross-fitted, %.4f at 0.5",

@@ -138,7 +138,7 @@ def comparison_table(
     shown = comparison["systems"] | (kinds["systems"] if kinds else {})
     width = max(map(len, shown)) + 2
     count = f"{len(gold)} lines of {comparison['sentences']} sentences"
-    drawn = "these, and of seeds where several are meant" if kinds else "these"
+    drawn = "these, and of seeds where several are averaged" if kinds else "these"
     lines = [
         f"{split}, {count}, 95 % intervals from {comparison['resamples']} resamples of {drawn}:"
     ]

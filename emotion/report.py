@@ -13,6 +13,10 @@ from emotion.prompt_words import KOREAN
 from emotion.statistics import show_constant
 
 HARDEST = 50  # lines that are shown
+SETTINGS = (
+    *("model", "epochs", "lr", "head_lr", "seed", "objective", "pooling", "target", "normalise"),
+    *("tune", "soft_labels"),
+)
 LEAST_LIKELY = "The hardest lines: the least likely labels first"
 DOUBTED = "Lines whose labels look wrong: scored out of fold, the least likely labels first"
 BINS = 10  # of the calibration curve
@@ -73,9 +77,15 @@ def write(
 def facts_of(record: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     """What was run on what, as the page shows it."""
     arguments = record["arguments"]
-    for name in ("model", "epochs", "lr", "seed", "objective", "pooling", "target", "normalise"):
+    shown: Sequence[str] = SETTINGS if "model" in arguments else ()
+    if arguments.get("model_ckpt_path"):
+        shown = ("model_ckpt_path",)  # and no arguments of a training that did not take place
+    for name in shown:
         if arguments.get(name) is not None:
             yield name, arguments[name]
+    if arguments.get("fold") is not None:
+        told = "train and dev together are parted in {folds}; part {fold} is dev here"
+        yield "folds", told.format_map(arguments)
     for split, file in record.get("data", {}).items():
         yield split, f"{Path(file['file']).name}, {file['lines']:,} lines, {file['sha256'][:12]}…"
     yield "commit", (record.get("git_commit") or "unknown")[:12]

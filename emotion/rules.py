@@ -91,14 +91,31 @@ def cross_fitted_decisions(
     return decisions
 
 
+class Average(NamedTuple):
+    """From scores of systems, [lines, systems, labels], to decisions."""
+
+    weights: np.ndarray  # [systems]
+    rule: Rule
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """Which labels are present, [lines, labels]."""
+        return self.rule(np.average(scores, axis=1, weights=self.weights))
+
+
 def tune_rules(
-    gold: np.ndarray, scores: np.ndarray, sentences: np.ndarray, average: str = "micro"
+    gold: np.ndarray,
+    scores: np.ndarray,
+    sentences: np.ndarray,
+    average: str = "micro",
+    of_systems: np.ndarray | None = None,
 ) -> list[tuple[Rule, dict[str, float]]]:
     """One threshold, and one with at least one label, tuned, and for macro-F1 a threshold for each
     label too; the one that cross-fitting prefers comes first.
 
     Args:
         average: "micro" or "macro", of F1.
+        of_systems: [lines, systems, labels], where `scores` are their average with weights tuned
+            on these lines: cross-fitting tunes these too.
 
     Returns:
         Of each the rule, and its F1 tuned, cross-fitted, and with the threshold 0.5.
@@ -108,7 +125,10 @@ def tune_rules(
     kinds: list[Fit] = [one, functools.partial(one, at_least_one=True)]
     for kind in [*kinds, fit_each] if average == "macro" else kinds:
         rule = kind(gold, scores)
-        cross_fitted = cross_fitted_decisions(gold, scores, sentences, kind)
+        given = (scores, sentences, kind)
+        if of_systems is not None:
+            given = (of_systems, sentences, functools.partial(fit_average, average, kind))
+        cross_fitted = cross_fitted_decisions(gold, *given)
         figures = {name: f1(gold, rule(scores)), f"{name}_cross_fitted": f1(gold, cross_fitted)}
         tried.append((rule, figures | {f"{name}_at_0.5": f1(gold, Rule(0.5)(scores))}))
     return sorted(tried, key=lambda each: -each[1][f"{name}_cross_fitted"])  # level: the first
@@ -138,6 +158,14 @@ def select_weights(labels: np.ndarray, scores: np.ndarray, average: str) -> np.n
     return counts / ROUNDS
 
 
+def fit_average(average: str, fit: Fit, labels: np.ndarray, scores: np.ndarray) -> Average:
+    """Weights by `select_weights`, and a rule for what they make of the scores; arguments as of
+    that.
+    """
+    weights = select_weights(labels, scores, average)
+    return Average(weights, fit(labels, np.average(scores, axis=1, weights=weights)))
+
+
 def choose_weights(
     labels: np.ndarray, scores: np.ndarray, sentences: np.ndarray, average: str = "micro"
 ) -> np.ndarray:
@@ -145,16 +173,15 @@ def choose_weights(
 
     Logs what they are worth on the fifths left out.
     """
-    found = []
-
-    def fit_average(labels: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        weights = select_weights(labels, scores, average)
-        found.append(weights)
-        rule = fit(labels, np.average(scores, axis=1, weights=weights), average)
-        return lambda others: rule(np.average(others, axis=1, weights=weights))
-
+    found: list[np.ndarray] = []
     one = functools.partial(fit, average=average)
-    tuned = cross_fitted_decisions(labels, scores, sentences, fit_average)
+
+    def fit_part(labels: np.ndarray, scores: np.ndarray) -> Average:
+        fitted = fit_average(average, one, labels, scores)
+        found.append(fitted.weights)
+        return fitted
+
+    tuned = cross_fitted_decisions(labels, scores, sentences, fit_part)
     equal = cross_fitted_decisions(labels, scores.mean(1), sentences, one)
     told = "cross-fitted %s-F1 on dev: %.4f with tuned weights, %.4f with equal ones"
     utils.log.info(told, average, *(F1[average](labels, each) for each in (tuned, equal)))

@@ -70,11 +70,12 @@ class Run:
             utils.log.handlers = [logging.StreamHandler(sys.stdout), log_file]
             utils.log.setLevel(logging.INFO)
             self.check_same(before or {})
+            predicts = getattr(self.args, "model_ckpt_path", None)
             if not self.record:  # else it keeps what it was begun with
                 self.note(
                     script=self.script,
                     arguments=vars(self.args),
-                    seed=getattr(self.args, "seed", None),  # none where nothing is trained
+                    seed=None if predicts else getattr(self.args, "seed", None),
                     processes=process.process_count(),
                     versions={"python": platform.python_version()}
                     | {name: importlib.metadata.version(name) for name in PACKAGES},

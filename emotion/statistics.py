@@ -137,7 +137,7 @@ def over_seeds(values: np.ndarray, groups: Sequence[Sequence[int]], seed: int) -
 
     Args:
         values: of runs, [1 + resamples, runs, ...].
-        groups: which runs are meant together.
+        groups: which runs are averaged.
 
     Returns:
         [1 + resamples, groups, ...], the means of all their runs in front.
@@ -152,7 +152,7 @@ def over_seeds(values: np.ndarray, groups: Sequence[Sequence[int]], seed: int) -
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number (Holm 1979): at most as many as given times as large."""
+    """P-values corrected for their number (Holm 1979): of n, each at most n times as large."""
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(p_values), 0, -1)
     corrected = np.empty(len(p_values))

@@ -1,5 +1,6 @@
 """Finished runs read back as systems to compare: alone, or the runs of all folds as one."""
 
+import collections
 import itertools
 import json
 import os
@@ -122,12 +123,18 @@ def read_systems(paths: Sequence[Path], files: Files) -> tuple[list[System], Row
     wanted = (["train"] if pooled else []) + list(splits)
     corpora = {split: read_scored_file(files, split, runs) for split in wanted}
     if not pooled:
-        return [to_system(path, run, corpora) for path, run in runs.items()], corpora, labels
+        kinds = kinds_of(list(runs.values()))
+        named = zip(runs.items(), kinds, strict=True)
+        return [to_system(*each, kind, corpora) for each, kind in named], corpora, labels
     corpora["dev"] = corpora.pop("train") + corpora["dev"]
     groups: dict[str, dict[int, tuple[Path, dict[str, Any]]]] = {}
     for path, run in runs.items():
         key = comparable(run)
-        groups.setdefault(json.dumps(key | {"fold": None}), {})[key["fold"]] = (path, run)
+        group = groups.setdefault(json.dumps(key | {"fold": None}), {})
+        if other := group.get(key["fold"]):
+            told = f"is fold {key['fold']} of the same seed as {other[0]}; name one of them"
+            raise utils.InputError(f"{path}: {told}")
+        group[key["fold"]] = (path, run)
     return [join_folds(group, corpora, labels) for group in groups.values()], corpora, labels
 
 
@@ -189,6 +196,18 @@ def kind_of(run: dict[str, Any]) -> str:
     return json.dumps(comparable(run) | told | {"threshold": run["arguments"].get("threshold")})
 
 
+def kinds_of(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """`kind_of` each run; a seed that comes again begins another kind, as it is no other draw."""
+    seen: collections.Counter[tuple[str, Any]] = collections.Counter()
+    kinds = []
+    for run in runs:
+        kind = kind_of(run)
+        drawn = kind, run["arguments"].get("seed")
+        kinds.append(f"{kind}{seen[drawn] or ''}")
+        seen[drawn] += 1
+    return kinds
+
+
 def read_scored_file(files: Files, split: str, runs: dict[Path, dict[str, Any]]) -> list[utils.Row]:
     """The rows of the corpus file that all runs name for a split; `files` may say where it is."""
     for path, run in runs.items():
@@ -217,7 +236,7 @@ def in_order(ids: Sequence[str], values: np.ndarray, rows: Sequence[utils.Row]) 
     return values[[position[row["id"]] for row in rows]]
 
 
-def to_system(path: Path, run: dict[str, Any], corpora: Rows) -> System:
+def to_system(path: Path, run: dict[str, Any], kind: str, corpora: Rows) -> System:
     """A run as a System."""
     scores, decisions = (
         {
@@ -226,7 +245,7 @@ def to_system(path: Path, run: dict[str, Any], corpora: Rows) -> System:
         }
         for what in ("scores", "decisions")
     )
-    return System(str(path), kind_of(run), [path], scores, decisions, run.get("history", []))
+    return System(str(path), kind, [path], scores, decisions, run.get("history", []))
 
 
 def join_folds(

@@ -1,7 +1,9 @@
 """ensemble.py: averages, the bootstrap, what does not match, folds; and what benchmarks make."""
 
 import argparse
+import itertools
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -31,13 +33,17 @@ def noisy(labels, seed, noise=0.35):
     return (1 / (1 + np.exp(-2 * logits))).round(6)
 
 
+SEEDS = itertools.count()
+
+
 def make_run(directory, files, scores, names=EMOTIONS):
-    """A finished run directory with these scores, written as the scripts write them.
+    """A finished run directory with these scores and a new seed, written as the scripts write them.
 
     Args:
         files, scores: by split. `scores` may be a function of the labels.
     """
-    args = argparse.Namespace(output_dir=directory, threshold="auto", tune="micro", seed=0)
+    args = argparse.Namespace(output_dir=directory, threshold="auto", tune="micro")
+    args.seed = next(SEEDS)
     rows = {split: utils.read_corpus(file) for split, file in files.items()}
     gold = {
         split: utils.encode_labels(each, names)
@@ -225,6 +231,10 @@ def test_tuned_weights_leave_out_noise(members, average, tmp_path):
     reached = told.split(f"cross-fitted {average}-F1 on dev: ")[1].split(", ")[:2]
     tuned, equal = (float(part.split()[0]) for part in reached)
     assert tuned > equal
+    decision = read_json(tmp_path / "out" / "best" / "decision.json")
+    if not decision["at_least_one"] and isinstance(decision["threshold"], float):
+        found = decision[f"{average}_f1_cross_fitted"]  # weights and threshold both
+        assert found == pytest.approx(tuned, abs=1e-4)
 
 
 def test_runs_that_do_not_match_are_refused(members, tmp_path):
@@ -282,6 +292,8 @@ def test_runs_that_differ_in_more_than_their_seed_are_of_several_kinds(tmp_path)
         {"arguments": run["arguments"] | {"epochs": 3}},
     ):
         assert kind != systems.kind_of(run | change)
+    others = [run | {"arguments": run["arguments"] | {"seed": seed}} for seed in (8, 9, 9)]
+    assert systems.kinds_of([run, *others]) == [kind, kind, kind, f"{kind}1"]  # no fourth seed
     again = tmp_path / "nowhere" / ".." / "one"
     outcome = call("ensemble.py", tmp_path / "one", again, "--output-dir", tmp_path / "out")
     assert outcome.returncode == 2 and "is named twice" in outcome.stderr
@@ -317,12 +329,14 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     assert f"| {run} | 1 | {metrics['micro_f1_at_0.5']:.3f} | {metrics['micro_f1']:.3f} [" in table
     assert f"| {metrics['macro_f1']:.3f} [" in table
     page = tmp_path / "page.md"
-    page.write_text("Before.\n\n<!-- runs: lin* -->\n| old |\n\n<!-- runs: none -->\n| kept |\n")
-    call("results.py", "--write", page, "--runs", tmp_path)
+    kept = "<!-- runs: lin* none -->\n| kept |\n"
+    page.write_text(f"Before.\n\n<!-- runs: lin* -->\n| old |\n\n{kept}")
+    told = call("results.py", "--write", page, "--runs", tmp_path).stdout
+    assert "lin* none: stays as it is, there is no none\n" in told
     written = page.read_text()
     assert written.startswith("Before.\n\n<!-- runs: lin* -->\n| 100 test lines | seeds |")
     assert "\n| linear | 1 |" in written and "| old |" not in written
-    assert written.endswith("\n\n<!-- runs: none -->\n| kept |\n")
+    assert written.endswith(f"\n\n{kept}")
     gold = utils.encode_labels(rows[400:500], EMOTIONS)
     answer = statistics.best_constant_answer(utils.encode_labels(rows[:300], EMOTIONS), EMOTIONS)
     always = statistics.constant_decisions(len(gold), EMOTIONS, answer)
@@ -409,6 +423,13 @@ def test_folds_trained_apart_meet_again(tmp_path):
     alone = call("ensemble.py", tmp_path / "0", "--output-dir", tmp_path / "out")
     assert alone.returncode == 2 and "of its 2 folds, 1 are not named" in alone.stderr
     runs = [tmp_path / "0", tmp_path / "1"]
+    copy = shutil.copytree(runs[1], tmp_path / "copy")
+    twice = call("ensemble.py", *runs, copy, "--output-dir", tmp_path / "out")
+    assert_refused(twice, f"{copy}: is fold 1 of the same seed as {runs[1]}")
+    assert_refused(call("results.py", runs[0]), f"{runs[0]}: is of one fold; average those of all")
+    parted = "Train and dev together were parted in 2: part 1 is the dev"
+    assert parted in (runs[1] / "best" / "README.md").read_text()
+    assert "train and dev together are parted in 2; part 1" in (runs[1] / "report.html").read_text()
     combine(*runs, "--resamples", 100, "--output-dir", tmp_path / "out")
     pool = [row["id"] for row in sample[:90]]
     ids, scores, _ = systems.read_scores(tmp_path / "out" / "dev.scores.jsonl")

@@ -1,5 +1,6 @@
 """report.html: what it says, and that it stands alone."""
 
+import json
 import re
 
 import numpy as np
@@ -32,6 +33,9 @@ def test_each_run_leaves_a_page_that_stands_alone(small, tmp_path):
         assert page.count("training loss") == curves  # a caption, and what is read aloud
         assert "joy 기쁨" in page and "The hardest lines" in page
     assert "the average" in page and str(other) in page
+    told = (predicted / "report.html").read_text(encoding="utf-8")
+    assert f"{run / 'best'}" in told and "klue/roberta-large" not in told and "epochs" not in told
+    assert json.loads((predicted / "run.json").read_text())["seed"] is None
 
 
 def test_text_of_the_corpus_is_text(tmp_path):

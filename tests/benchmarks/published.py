@@ -37,7 +37,7 @@ GPT = (*GPT, "--epochs", "1")
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {  # rows: a name, a script and its flags
     "goemotions": {"mean": (*MEAN, "--epochs", "3")},
     "goemotions-ko": {"mean": (*MEAN, "--epochs", "3")},
-    "target": {f"{each}": (*CLS, "--target", each) for each in ("pair", "marked")},
+    "target": {each: (*CLS, "--target", each) for each in ("pair", "marked")},
     "target-gpt": {
         each: (*GPT, "--objective", "head", "--target", each) for each in ("pair", "marked")
     },

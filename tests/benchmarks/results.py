@@ -10,9 +10,11 @@ each line has one label, accuracy is how often the most probable one is right. S
 are means of the runs', as their run.json says.
 
 In a page, a comment says before each table which runs it is of, in the directory of --runs:
-<!-- runs: kote/linear kote/bert_plain-* -->. A table whose runs are not there stays as it is.
+<!-- runs: kote/linear kote/bert_plain-* -->. A table of which some are missing stays as it is.
 """
 
+import argparse
+import itertools
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -65,8 +67,8 @@ def tuned_for_macro(run: Run, test: Lines) -> np.ndarray:
 def by_kind(runs: Sequence[Run]) -> dict[str, list[int]]:
     """Which runs differ in nothing but their seed."""
     kinds: dict[str, list[int]] = {}
-    for index, run in enumerate(runs):
-        kinds.setdefault(systems.kind_of(run), []).append(index)
+    for index, kind in enumerate(systems.kinds_of(runs)):
+        kinds.setdefault(kind, []).append(index)
     return kinds
 
 
@@ -118,6 +120,9 @@ def tables(directories: Sequence[Path], root: Path | None = None) -> str:
     groups: dict[str, dict[Path, Run]] = {}
     for directory in directories:
         run = systems.read_run(directory)
+        if run["arguments"].get("folds") is not None:
+            told = "is of one fold; average those of all folds (ensemble.py), and name the average"
+            raise utils.InputError(f"{directory}: {told}")
         name = directory.relative_to(root) if root else directory
         groups.setdefault(run["data"]["test"]["sha256"], {})[name] = run
     return "\n\n".join("\n".join(table(runs)) for runs in groups.values()) + "\n"
@@ -127,9 +132,11 @@ def rewrite(page: Path, root: Path) -> None:
     """Write the tables of a page anew, of runs below a directory."""
 
     def fresh(found: re.Match[str]) -> str:
-        runs = [path for each in found[2].split() for path in sorted(root.glob(each))]
-        if not runs:
+        matched = {each: sorted(root.glob(each)) for each in found[2].split()}
+        if missing := [each for each, paths in matched.items() if not paths]:
+            print(f"{found[2]}: stays as it is, there is no {' and no '.join(missing)}", flush=True)
             return found[0]
+        runs = list(itertools.chain.from_iterable(matched.values()))
         print(f"{found[2]}: {len(runs)} runs", flush=True)
         return found[1] + tables(runs, root)
 
@@ -142,13 +149,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", metavar="RUN", nargs="*", type=Path)
     parser.add_argument("--write", metavar="FILE", type=Path, help="a page with tables")
     parser.add_argument("--runs", metavar="DIR", type=Path, help="where its runs are")
-    options = parser.parse_args(argv)
-    if bool(options.write) != bool(options.runs) or bool(options.write) == bool(options.run):
-        parser.error("give RUN, or --write and --runs")
-    if options.write:
-        rewrite(options.write, options.runs)
-    else:
-        print(tables(options.run))
+
+    def show(options: argparse.Namespace) -> None:
+        if bool(options.write) != bool(options.runs) or bool(options.write) == bool(options.run):
+            parser.error("give RUN, or --write and --runs")
+        if options.write:
+            rewrite(options.write, options.runs)
+        else:
+            print(tables(options.run))
+
+    cli.run_tool(parser, show, argv)
 
 
 if __name__ == "__main__":
