@@ -305,12 +305,17 @@ def convert_table(args):
     return [make_row(id, text, present, list(labels), target) for id, text, present, target in rows]
 
 
+def write_rows(rows, path):
+    """Write rows as JSONL, whole or not at all."""
+    with outputs.whole_file(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def write_file(rows, path):
     """Write rows to a file that is not there yet, and check them as training does."""
     if path.exists():
         raise utils.InputError(f"{path}: is there, and nothing is overwritten; give another")
-    with outputs.whole_file(path) as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_rows(rows, path)
     try:
         utils.read_corpus(path, labelled=True)
     except utils.InputError as error:
@@ -331,8 +336,7 @@ def write(splits, out):
     if not is_empty:
         raise utils.InputError(f"{out}: is not empty, and nothing is overwritten; give another")
     for split, rows in splits.items():
-        with outputs.whole_file(out / f"{split}.jsonl") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_rows(rows, out / f"{split}.jsonl")
         print(f"{out / f'{split}.jsonl'}: {len(rows)} lines")
 
 
