@@ -138,3 +138,19 @@ def test_the_tables_of_published_splits_name_flags_that_are_there():
     for table in published.TABLES.values():
         for script, *flags in table.values():
             parsers[script].parse_args(flags)
+
+
+def test_a_table_may_be_of_some_lines_and_of_all_labels_but_one(tmp_path):
+    import published
+
+    rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")[:30]
+    for split in published.SPLITS:
+        write_rows(tmp_path / f"{split}.jsonl", rows)
+    published.take_part(tmp_path, 10, "joy", tmp_path / "part")
+    train, dev = (
+        utils.read_corpus(tmp_path / "part" / f"{each}.jsonl") for each in published.SPLITS[:2]
+    )
+    assert len(train) == 10 and [row["id"] for row in dev] == [row["id"] for row in rows]
+    without = {name: value for name, value in rows[0]["output"].items() if name != "joy"}
+    assert dev[0] == rows[0] | {"output": without}
+    assert all(row in dev for row in train) and train != dev[:10]

@@ -3,15 +3,16 @@
     python tests/benchmarks/published.py TABLE --corpus DIR --model DIR --output-dir DIR [--jobs 2]
 
 TABLE is a key of TABLES. The corpus is what data/convert.py writes, all of it labelled; with
---lines N, train is the first N of its lines shuffled, written to OUTPUT_DIR/corpus. Every run is a
-command of the scripts, in OUTPUT_DIR/NAME-SEED, with one thread; one that is finished is not made
-again, and one that was begun goes on, so the command may be stopped and repeated. The table is that
-of results.py.
+--lines N, train is the first N of its lines shuffled, and --without LABEL leaves a label out, both
+written to OUTPUT_DIR/corpus. Every run is a command of the scripts, in OUTPUT_DIR/NAME-SEED, with
+one thread; one that is finished is not made again, and one that was begun goes on, so the command
+may be stopped and repeated. The table is that of results.py.
 """
 
 import argparse
 import concurrent.futures
 import itertools
+import json
 import os
 import random
 import shutil
@@ -26,9 +27,11 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 import results
 
+import utils
 from emotion import outputs
 
 SEEDS = (42, 43, 44)
+SPLITS = ("train", "dev", "test")
 BERT = ("bert_plain.py", "--lr", "1e-4")
 MEAN = (*BERT, "--pooling", "mean", "--head-lr", "1e-2", "--train-batch-size", "32")
 CLS = (*BERT, "--head-lr", "1e-3", "--epochs", "3")
@@ -46,14 +49,18 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {  # rows: a name, a script and 
 }
 
 
-def shorten(corpus: Path, lines: int, shorter: Path) -> None:
-    """Write a corpus with some lines of another's train."""
-    shorter.mkdir(parents=True, exist_ok=True)
-    for name in ("dev.jsonl", "test.jsonl"):
-        shutil.copyfile(corpus / name, shorter / name)
-    train = (corpus / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    random.Random(42).shuffle(train)
-    (shorter / "train.jsonl").write_text("".join(train[:lines]), encoding="utf-8")
+def take_part(corpus: Path, lines: int | None, label: str | None, part: Path) -> None:
+    """Write a corpus with some lines of another's train, and all of its labels but one."""
+    part.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        rows = utils.read_corpus(corpus / f"{split}.jsonl")
+        if split == "train" and lines:
+            random.Random(42).shuffle(rows)
+            rows = rows[:lines]
+        for row in rows:
+            row["output"].pop(label, None)
+        lines_of = (json.dumps(row, ensure_ascii=False) for row in rows)
+        (part / f"{split}.jsonl").write_text("\n".join(lines_of), encoding="utf-8")
 
 
 def run(command: Sequence[str], directory: Path) -> None:
@@ -83,12 +90,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--lines", type=int, help="of train; default: all")
+    parser.add_argument("--without", metavar="LABEL", help="as neutral, whose lines have none then")
     options = parser.parse_args()
     began, corpus = time.perf_counter(), options.corpus
-    if options.lines:
+    if options.lines or options.without:
         corpus = options.output_dir / "corpus"
-        shorten(options.corpus, options.lines, corpus)
-    files = [f"--{split}-file={corpus / split}.jsonl" for split in ("train", "dev", "test")]
+        take_part(options.corpus, options.lines, options.without, corpus)
+    files = [f"--{split}-file={corpus / split}.jsonl" for split in SPLITS]
     commands = {"linear": ("linear.py", "--corpus", str(corpus))}
     for (name, command), seed in itertools.product(TABLES[options.table].items(), options.seeds):
         given = (*command, *files, "--model", options.model, "--seed", str(seed))
