@@ -145,6 +145,7 @@ def train(args: argparse.Namespace, run: Run, head: str) -> None:
     if args.soft_labels:
         given = args.soft_labels, corpora, run.record["data"]["train"]["sha256"]
         taught = (taught + systems.soft_labels(*given)) / 2
+        utils.log.info("soft labels: its teachers have learnt dev, so figures of dev are hopeful")
     utils.log.info(checkpoint.describe_model(args.model))
 
     from emotion import training

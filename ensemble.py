@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from emotion import cli, data, ending, outputs, report, rules, statistics, systems
+from emotion import cli, data, ending, kinds, outputs, report, rules, statistics, systems
 from emotion.run import Run
 
 
@@ -85,13 +85,15 @@ def combine(args: argparse.Namespace, run: Run) -> None:
         split: getattr(args, f"{split}_file") for split in ("train", "dev", "test")
     }
     members, corpora, labels = systems.read_systems(args.runs, files)
-    is_out_of_fold = any(len(each.runs) > 1 for each in members)  # runs of all folds are one
+    is_out_of_fold = any(map(kinds.is_pooled, map(systems.read_record, args.runs)))
     gold = {
         split: utils.encode_labels(rows, labels)
         for split, rows in corpora.items()
         if all(utils.has_labels(row) and row["output"].keys() == set(labels) for row in rows)
     }
     constant = systems.constant_answer(args.runs)
+    if is_out_of_fold:  # its dev is all of train and dev, of which each run knows a part
+        constant = statistics.best_constant_answer(gold["dev"], labels)
     run.note(constant_answer=constant)
     tunes = args.threshold == "auto" or args.weights == "tuned"
     if tunes and "dev" not in gold and not args.no_ensemble:
@@ -101,13 +103,14 @@ def combine(args: argparse.Namespace, run: Run) -> None:
     run.note_files({split: path for split, path in files.items() if path})
     run.note(device="cpu", out_of_fold=is_out_of_fold)
     if not args.no_ensemble:
-        members.append(average(args, run, members, corpora, gold, labels, constant))
-    comparisons, kinds = {}, [member.kind for member in members]
+        averaged = average(args, run, members, corpora, gold, labels, constant)
+        members = [*members, averaged] if len(members) > 1 else [averaged]  # one is its average
+    comparisons, of_kind = {}, [member.kind for member in members]
     for split, values in gold.items():
         decisions = {member.name: member.decisions[split] for member in members}
         sentences = data.sentences(corpora[split])
         comparisons[split] = statistics.compare(
-            values, decisions, kinds, labels, sentences, args.resamples, args.seed
+            values, decisions, of_kind, labels, sentences, args.resamples, args.seed
         )
         utils.log.info(
             "\n%s", outputs.comparison_table(split, values, comparisons[split], constant)

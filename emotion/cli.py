@@ -58,6 +58,9 @@ def threshold(text: str) -> str | float:
     return text if text == "auto" else number(float, 0, 1)(text)
 
 
+threshold.__name__ = "threshold (auto, or a number from 0 to 1)"
+
+
 def count(group: Any, flag: str, default: int | None, told: str, low: int = 1) -> None:
     """Declare a flag that takes a whole number."""
     told += "; default: %(default)s" if default is not None else ""
@@ -70,11 +73,9 @@ def add_threshold(group: Any) -> None:
     group.add_argument("--threshold", metavar="auto|T", type=threshold, default="auto", help=told)
 
 
-def add_tune(group: Any) -> None:
+def add_tune(group: Any, also: str = "") -> None:
     """Declare `--tune`."""
-    told = (
-        "the F1 that the decision rule is tuned for, and the best epoch kept; default: %(default)s"
-    )
+    told = f"the F1 that the decision rule is tuned for{also}; default: %(default)s"
     group.add_argument("--tune", choices=tuple(rules.F1), default="micro", help=told)
 
 
@@ -146,7 +147,7 @@ def add_training_arguments(
     count(training, "--save-steps", defaults["save_steps"], told)
     told = "go on from the last whole checkpoint in the output directory"
     training.add_argument("--resume", action="store_true", help=told)
-    add_tune(training)
+    add_tune(training, ", and the best epoch kept")
     told = "send the training curves to a tracker, which has to be installed; default: %(default)s"
     training.add_argument("--report-to", choices=TRACKERS, default="none", help=told)
     return training

@@ -76,8 +76,13 @@ def read_to_train(args: argparse.Namespace, run: Run) -> Corpora | None:
     if teacher and folds:
         told = "its teachers have learnt every fold; leave --folds out"
         raise utils.InputError(f"--soft-labels: {told}")
-    scores = teacher and teacher / "dev.scores.jsonl"
-    run.note_files(files | ({"soft_labels": scores} if scores and scores.is_file() else {}))
+    if teacher:
+        scores = teacher / "dev.scores.jsonl"
+        if not scores.is_file():
+            told = "holds no run that scored lines; give --soft-labels an average (ensemble.py)"
+            raise utils.InputError(f"{teacher}: {told}")
+        files = files | {"soft_labels": scores}
+    run.note_files(files)
     if run.is_complete():
         return None
     rows = {"train": utils.read_corpus(files["train"], labelled=True)}

@@ -10,6 +10,7 @@ import numpy as np
 import utils
 from emotion import outputs
 from emotion.prompt_words import KOREAN
+from emotion.rules import Rule
 from emotion.statistics import show_constant
 
 HARDEST = 50  # lines that are shown
@@ -60,13 +61,14 @@ def write(
         describe(split, systems, list(rows[split]), gold[split], comparisons[split], labels)
         | {
             "constant": show_constant(gold[split], labels, record.get("constant_answer") or []),
+            "title": "train and dev" if out_of_fold and split == "dev" else split,
             "hardest_title": DOUBTED if out_of_fold and split == "dev" else LEAST_LIKELY,
         }
         for split in gold
     ]
     text = environment.get_template("report.html").render(
         title=f"{record['script']}: {directory.resolve().name}",
-        facts=list(facts_of(record)),
+        facts=list(facts_of(directory, record)),
         parts=parts,
         curves=curves_of(systems),
     )
@@ -74,8 +76,8 @@ def write(
         file.write(text)
 
 
-def facts_of(record: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    """What was run on what, as the page shows it."""
+def facts_of(directory: Path, record: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    """What was run on what, and how it decides, as the page shows it."""
     arguments = record["arguments"]
     shown: Sequence[str] = SETTINGS if "model" in arguments else ()
     if arguments.get("model_ckpt_path"):
@@ -86,6 +88,17 @@ def facts_of(record: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     if arguments.get("fold") is not None:
         told = "train and dev together are parted in {folds}; part {fold} is dev here"
         yield "folds", told.format_map(arguments)
+    if arguments.get("soft_labels"):
+        yield "its teachers", "have learnt dev, so that figures of dev are hopeful"
+    for member in record.get("members", []):
+        yield "averaged", f"{member['run']}, weight {member['weight']:.3f}"
+    decision = outputs.read_json(directory / "best" / "decision.json")
+    if decision:
+        yield "rule", Rule(decision["threshold"], decision.get("at_least_one", False))
+        tuned = decision.get("tuned_for", "")
+        for name, told in ((tuned, "dev, tuned on it"), (f"{tuned}_cross_fitted", "cross-fitted")):
+            if name in decision:
+                yield f"{tuned.replace('_f1', '-F1')}, {told}", f"{decision[name]:.4f}"
     for split, file in record.get("data", {}).items():
         yield split, f"{Path(file['file']).name}, {file['lines']:,} lines, {file['sha256'][:12]}…"
     yield "commit", (record.get("git_commit") or "unknown")[:12]

@@ -34,7 +34,7 @@ STATE_FILE = "training_state.json"  # the last file of a checkpoint
 CHANGES_NO_WEIGHT = {  # what may differ on --resume
     *("output_dir", "resume", "train_file", "dev_file", "test_file", "soft_labels"),
     *("val_batch_size", "lines_at_once", "save_steps", "threshold", "report_to"),
-    "precision",  # what it comes to is compared
+    *("precision", "corpus"),  # what the one comes to, and files of the other, are compared
 }
 
 

@@ -187,7 +187,8 @@ def compare(
     groups = [[n for n, each in enumerate(kinds) if each == kind] for kind in dict.fromkeys(kinds)]
     if len(groups) == len(names):
         return found
-    named = [f"{names[g[0]]}{f' and {len(g) - 1} other seeds' * (len(g) > 1)}" for g in groups]
+    more = {1: "", 2: " and 1 other seed"}
+    named = [names[g[0]] + more.get(len(g), f" and {len(g) - 1} other seeds") for g in groups]
     micro, per_label = (over_seeds(each, groups, seed) for each in (micro, per_label))
     return found | {"kinds": figures_of(named, micro, per_label, labels)}
 

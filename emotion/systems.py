@@ -1,6 +1,5 @@
 """Finished runs read back as systems to compare: alone, or the runs of all folds as one."""
 
-import collections
 import itertools
 import json
 import os
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import utils
-from emotion import data, outputs, rules
+from emotion import data, kinds, outputs, rules
 from emotion import run as run_directory
 
 Rows = dict[str, list[utils.Row]]  # by split
@@ -34,13 +33,13 @@ class System(NamedTuple):
     history: list[dict[str, float]]
 
 
-def read_run(directory: Path) -> dict[str, Any]:
-    """`run.json` of a finished run, with "labels", and by split "ids", "scores" and "decisions".
+def read_record(directory: Path) -> dict[str, Any]:
+    """`run.json` of a finished run.
 
     Raises:
-        utils.InputError: the directory holds no finished run, or a file of it is broken.
+        utils.InputError: the directory holds none.
     """
-    run = outputs.read_json(directory / "run.json")
+    run: dict[str, Any] = outputs.read_json(directory / "run.json")
     try:
         run["data"], run["arguments"], run["script"]
     except (KeyError, TypeError):
@@ -48,6 +47,16 @@ def read_run(directory: Path) -> dict[str, Any]:
         raise utils.InputError(f"{directory}: {told}") from None
     if "seconds" not in run:
         raise utils.InputError(f"{directory}: the run is not finished; end it with --resume")
+    return run
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """`run.json` of a finished run, with "labels", and by split "ids", "scores" and "decisions".
+
+    Raises:
+        utils.InputError: the directory holds no finished run, or a file of it is broken.
+    """
+    run = read_record(directory)
     run |= {"ids": {}, "scores": {}, "decisions": {}}
     for split in ("dev", "test"):
         path = directory / f"{split}.scores.jsonl"
@@ -63,6 +72,8 @@ def read_run(directory: Path) -> dict[str, Any]:
             raise utils.InputError(f"{directory}: {told}")
     if not run["scores"]:
         told = "has no scores (dev.scores.jsonl, test.scores.jsonl); predict with it"
+        if run["arguments"].get("no_ensemble"):
+            told = "is a comparison alone (--no-ensemble); name the runs that it compares"
         raise utils.InputError(f"{directory}: {told}")
     return run
 
@@ -109,33 +120,30 @@ def read_systems(paths: Sequence[Path], files: Files) -> tuple[list[System], Row
         raise utils.InputError(f"{repeated}: is named twice; name each run once")
     runs = {path: read_run(path) for path in paths}
     first = runs[paths[0]]
-    splits, labels, pooled = first["scores"].keys(), first["labels"], "fold" in comparable(first)
+    splits, labels, pooled = first["scores"].keys(), first["labels"], kinds.is_pooled(first)
     for path, run in runs.items():
         if run["scores"].keys() != splits:
             told = f"scored {' and '.join(run['scores'])}, {paths[0]} {' and '.join(splits)}"
             raise utils.InputError(f"{path}: {told}; score the same")
-        if ("fold" in comparable(run)) != pooled:
-            told = f"made with --folds, or {paths[0]} was, and the other not"
-            raise utils.InputError(f"{path}: {told}; name runs of one kind")
+        if kinds.is_pooled(run) != pooled:
+            one, other = (paths[0], path) if pooled else (path, paths[0])
+            told = f"{one} is of folds (its dev is train and dev together), {other} is not"
+            raise utils.InputError(f"{told}; name runs of one kind")
         if run["labels"] != labels:
             told = f"has the labels {', '.join(run['labels'])}, {paths[0]} {', '.join(labels)}"
             raise utils.InputError(f"{path}: {told}; name runs with the same")
     wanted = (["train"] if pooled else []) + list(splits)
     corpora = {split: read_scored_file(files, split, runs) for split in wanted}
-    if not pooled:
-        kinds = kinds_of(list(runs.values()))
-        named = zip(runs.items(), kinds, strict=True)
-        return [to_system(*each, kind, corpora) for each, kind in named], corpora, labels
-    corpora["dev"] = corpora.pop("train") + corpora["dev"]
-    groups: dict[str, dict[int, tuple[Path, dict[str, Any]]]] = {}
-    for path, run in runs.items():
-        key = comparable(run)
-        group = groups.setdefault(json.dumps(key | {"fold": None}), {})
-        if other := group.get(key["fold"]):
-            told = f"is fold {key['fold']} of the same seed as {other[0]}; name one of them"
-            raise utils.InputError(f"{path}: {told}")
-        group[key["fold"]] = (path, run)
-    return [join_folds(group, corpora, labels) for group in groups.values()], corpora, labels
+    if pooled:
+        corpora["dev"] = corpora.pop("train") + corpora["dev"]
+    whole = {path: run for path, run in runs.items() if "fold" not in kinds.comparable(run)}
+    named = zip(whole.items(), kinds.kinds_of(list(whole.values())), strict=True)
+    found = [to_system(*each, kind, corpora) for each, kind in named]
+    groups = kinds.groups_of({path: run for path, run in runs.items() if path not in whole})
+    of_groups = kinds.kinds_of([next(iter(group.values()))[1] for group in groups])
+    named_groups = zip(groups, of_groups, strict=True)
+    found += [join_folds(group, kind, corpora, labels) for group, kind in named_groups]
+    return found, corpora, labels
 
 
 def soft_labels(directory: Path, corpora: data.Corpora, train: str) -> np.ndarray:
@@ -174,38 +182,6 @@ def checkpoint_of(path: Path, directory: Path) -> str:
     """
     given = (outputs.read_json(path / "run.json") or {})["arguments"].get("model_ckpt_path")
     return os.path.relpath(Path(given or path).resolve(), directory.resolve())
-
-
-def comparable(run: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that tell a run from others, with "fold" where it was made with --folds.
-
-    Paths of corpus files, which are another machine's perhaps, do not: SHA-256 tells files apart.
-    """
-    left_out = run_directory.CHANGES_NO_WEIGHT
-    arguments = run_directory.BEFORE | run["arguments"]
-    arguments = {name: each for name, each in arguments.items() if name not in left_out}
-    if arguments.get("folds") is None:
-        arguments.pop("fold", None)
-    return arguments | {"script": run["script"]}
-
-
-def kind_of(run: dict[str, Any]) -> str:
-    """What tells a run from others, but for its seed and fold."""
-    files = {split: file["sha256"] for split, file in run["data"].items()}
-    told = {"seed": None, "fold": None, "data": files, "precision": run.get("precision")}
-    return json.dumps(comparable(run) | told | {"threshold": run["arguments"].get("threshold")})
-
-
-def kinds_of(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """`kind_of` each run; a seed that comes again begins another kind, as it is no other draw."""
-    seen: collections.Counter[tuple[str, Any]] = collections.Counter()
-    kinds = []
-    for run in runs:
-        kind = kind_of(run)
-        drawn = kind, run["arguments"].get("seed")
-        kinds.append(f"{kind}{seen[drawn] or ''}")
-        seen[drawn] += 1
-    return kinds
 
 
 def read_scored_file(files: Files, split: str, runs: dict[Path, dict[str, Any]]) -> list[utils.Row]:
@@ -248,18 +224,12 @@ def to_system(path: Path, run: dict[str, Any], kind: str, corpora: Rows) -> Syst
     return System(str(path), kind, [path], scores, decisions, run.get("history", []))
 
 
-def join_folds(
-    group: dict[int, tuple[Path, dict[str, Any]]], corpora: Rows, labels: Sequence[str]
-) -> System:
+def join_folds(group: kinds.Group, kind: str, corpora: Rows, labels: Sequence[str]) -> System:
     """The runs of all folds, by fold, as one System.
 
-    Its decision rule is tuned on the scores of all lines of train and dev.
+    Its decision rule is their `--threshold`, or tuned on the scores of all lines of train and dev.
     """
     paths, runs = zip(*(group[fold] for fold in sorted(group)), strict=True)
-    folds = runs[0]["arguments"]["folds"]
-    if missing := [str(fold) for fold in range(folds) if fold not in group]:
-        told = f"of its {folds} folds, {', '.join(missing)} are not named; train and name them too"
-        raise utils.InputError(f"{paths[0]}: {told}")
     ids = list(itertools.chain.from_iterable(run["ids"]["dev"] for run in runs))
     dev = np.concatenate([run["scores"]["dev"] for run in runs])
     scores = {"dev": in_order(ids, dev, corpora["dev"])}
@@ -268,8 +238,10 @@ def join_folds(
         tests = [in_order(run["ids"]["test"], run["scores"]["test"], rows) for run in runs]
         scores["test"] = np.mean(tests, axis=0)
     gold, sentences = utils.encode_labels(corpora["dev"], labels), data.sentences(corpora["dev"])
-    average = runs[0]["arguments"].get("tune", "micro")
-    rule, _ = rules.tune_rules(gold, scores["dev"], sentences, average)[0]
+    threshold, average = (runs[0]["arguments"].get(each) for each in ("threshold", "tune"))
+    if threshold in (None, "auto"):
+        rule, _ = rules.tune_rules(gold, scores["dev"], sentences, average or "micro")[0]
+    else:
+        rule = rules.Rule(float(threshold))
     decisions = {split: rule(values) for split, values in scores.items()}
-    kind = kind_of(runs[0])
     return System(f"{paths[0]} and its other folds", kind, list(paths), scores, decisions, [])

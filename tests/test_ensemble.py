@@ -12,7 +12,7 @@ from conftest import EMOTIONS, assert_refused, call, make_row, run_script, write
 from sklearn.metrics import f1_score
 
 import utils
-from emotion import checkpoint, data, ending, rules, statistics, systems
+from emotion import checkpoint, data, ending, kinds, rules, statistics, systems
 from emotion.run import Run
 
 
@@ -149,6 +149,9 @@ def test_average_beats_its_members_and_writes_a_run_like_any_other(members, tmp_
     assert pairs[str(members[0]), "the average"]["p_value"] < 0.01
     page = (output / "report.html").read_text(encoding="utf-8")
     assert "the average" in page and page.count("<polyline") >= 4 * 4
+    decision = read_json(output / "best" / "decision.json")
+    assert f"<td>{rule}</td>" in page and f"{decision['micro_f1_cross_fitted']:.4f}" in page
+    assert page.count(", weight 0.333") == 3
     log = (output / "train.log").read_text(encoding="utf-8")
     assert "the average" in process.stdout and process.stdout in log
 
@@ -156,6 +159,8 @@ def test_average_beats_its_members_and_writes_a_run_like_any_other(members, tmp_
     combine(output, members[0], "--no-ensemble", "--resamples", 100, "--output-dir", again)
     left = sorted(path.name for path in again.iterdir())
     assert left == ["comparison.json", "report.html", "run.json", "train.log"]
+    refused = call("ensemble.py", again, output, "--output-dir", tmp_path / "third")
+    assert_refused(refused, f"{again}: is a comparison alone (--no-ensemble); name the runs")
 
 
 def test_runs_with_labels_of_their_own_are_averaged(tmp_path):
@@ -283,17 +288,17 @@ def test_runs_that_differ_in_more_than_their_seed_are_of_several_kinds(tmp_path)
     files = {"dev": make_corpus(tmp_path / "dev.jsonl", 40, 0)}
     give = {"dev": np.random.default_rng(0).random((40, 8))}
     run = systems.read_run(make_run(tmp_path / "one", files, give))
-    kind = systems.kind_of(run)
-    assert kind == systems.kind_of(run | {"arguments": run["arguments"] | {"seed": 9}})
+    kind = kinds.kind_of(run)
+    assert kind == kinds.kind_of(run | {"arguments": run["arguments"] | {"seed": 9}})
     for change in (
         {"precision": "bf16"},
         {"data": run["data"] | {"train": {"sha256": "another"}}},
         {"arguments": run["arguments"] | {"threshold": 0.3}},
         {"arguments": run["arguments"] | {"epochs": 3}},
     ):
-        assert kind != systems.kind_of(run | change)
+        assert kind != kinds.kind_of(run | change)
     others = [run | {"arguments": run["arguments"] | {"seed": seed}} for seed in (8, 9, 9)]
-    assert systems.kinds_of([run, *others]) == [kind, kind, kind, f"{kind}1"]  # no fourth seed
+    assert kinds.kinds_of([run, *others]) == [kind, kind, kind, f"{kind}1"]  # no fourth seed
     again = tmp_path / "nowhere" / ".." / "one"
     outcome = call("ensemble.py", tmp_path / "one", again, "--output-dir", tmp_path / "out")
     assert outcome.returncode == 2 and "is named twice" in outcome.stderr
@@ -341,6 +346,13 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     answer = statistics.best_constant_answer(utils.encode_labels(rows[:300], EMOTIONS), EMOTIONS)
     always = statistics.constant_decisions(len(gold), EMOTIONS, answer)
     assert f"| always {', '.join(answer)} | | | {utils.micro_f1(gold, always):.3f} |" in table
+    assert_refused(
+        call("predict.py", run, "표"), f"{run / 'best'}: holds a decision rule and no model"
+    )
+    write_rows(tmp_path / "test.jsonl", rows[401:501])
+    assert_refused(call("results.py", run), f"{run}: scored another test file")
+    told = "no such page; check --write and --runs"
+    assert_refused(call("results.py", "--write", tmp_path / "no.md", "--runs", tmp_path), told)
 
 
 def test_the_rules_of_the_ablation():
@@ -421,12 +433,17 @@ def test_folds_trained_apart_meet_again(tmp_path):
         outcome = call("bert_plain.py", "--sample", *files, *flags)
         assert outcome.returncode == 0, outcome.stderr
     alone = call("ensemble.py", tmp_path / "0", "--output-dir", tmp_path / "out")
-    assert alone.returncode == 2 and "of its 2 folds, 1 are not named" in alone.stderr
+    assert_refused(alone, f"{tmp_path / '0'}: fold 1 of its 2 is not named; train and name it too")
     runs = [tmp_path / "0", tmp_path / "1"]
     copy = shutil.copytree(runs[1], tmp_path / "copy")
     twice = call("ensemble.py", *runs, copy, "--output-dir", tmp_path / "out")
-    assert_refused(twice, f"{copy}: is fold 1 of the same seed as {runs[1]}")
+    assert_refused(twice, f"{copy}: fold 0 of its 2 is not named; train and name it too")
     assert_refused(call("results.py", runs[0]), f"{runs[0]}: is of one fold; average those of all")
+    record = read_json(copy / "run.json")
+    record["arguments"] |= {"seed": 7}
+    (copy / "run.json").write_text(json.dumps(record))
+    told = f"{runs[0]}: {copy} is no fold of the same run, but another in --seed; train it"
+    assert_refused(call("ensemble.py", runs[0], copy, "--output-dir", tmp_path / "out"), told)
     parted = "Train and dev together were parted in 2: part 1 is the dev"
     assert parted in (runs[1] / "best" / "README.md").read_text()
     assert "train and dev together are parted in 2; part 1" in (runs[1] / "report.html").read_text()
@@ -443,7 +460,21 @@ def test_folds_trained_apart_meet_again(tmp_path):
     tests = [read_scores(run, "test") for run in runs]
     assert read_scores(tmp_path / "out", "test") == pytest.approx(np.mean(tests, axis=0), abs=1e-6)
     assert read_json(tmp_path / "out" / "run.json")["data"].keys() == parts.keys()
-    assert "Lines whose labels look wrong" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Lines whose labels look wrong" in page and "<h2>train and dev: 90 lines" in page
+    comparison = read_json(tmp_path / "out" / "comparison.json")["test"]
+    assert list(comparison["systems"]) == ["the average"]  # of one thing, which it is
+    gold = utils.encode_labels(utils.read_corpus(files[1]) + utils.read_corpus(files[3]), EMOTIONS)
+    answer = read_json(tmp_path / "out" / "run.json")["constant_answer"]
+    assert answer == statistics.best_constant_answer(gold, EMOTIONS)
+    combine(tmp_path / "out", "--resamples", 100, "--output-dir", tmp_path / "again")
+    assert read_scores(tmp_path / "again", "dev") == pytest.approx(scores)
+    for run in runs:
+        record = read_json(run / "run.json")
+        record["arguments"] |= {"threshold": 0.25}
+        (run / "run.json").write_text(json.dumps(record))
+    [joined], _, _ = systems.read_systems(runs, dict.fromkeys(("train", "dev", "test")))
+    assert (joined.decisions["dev"] == (joined.scores["dev"] >= 0.25)).all()
     assert "Lines whose labels look wrong" not in (runs[0] / "report.html").read_text()
 
 
@@ -482,18 +513,18 @@ def test_a_student_learns_scores_as_much_as_labels(tmp_path):
     given = ["--train-file", files["train"], "--dev-file", files["dev"], "--epochs", 1]
     given += ["--test-file", files["dev"], "--precision", "fp32", "--train-batch-size", 8]
     teachers = {"right": lambda labels: labels, "unsure": lambda labels: 0.8 * labels}
-    found, kinds = {}, []
+    found, of_kind = {}, []
     for name, scores in {"none": None, **teachers}.items():
         flags = scores and ["--soft-labels", make_teacher(tmp_path / name, files["train"], scores)]
         output = tmp_path / f"taught-{name}"
         outcome = call("bert_plain.py", "--sample", *given, *(flags or []), "--output-dir", output)
         assert outcome.returncode == 0, outcome.stderr
         found[name] = (output / "dev.scores.jsonl").read_text()
-        kinds.append(systems.kind_of(read_json(output / "run.json")))
+        of_kind.append(kinds.kind_of(read_json(output / "run.json")))
         card = (output / "best" / "README.md").read_text(encoding="utf-8")
         assert ("the scores of an average of models" in card) == bool(flags)
     assert found["right"] == found["none"] != found["unsure"]
-    assert len({*kinds}) == 3  # the teacher tells students apart
+    assert len({*of_kind}) == 3  # the teacher tells students apart
 
 
 @pytest.mark.parametrize("script", ["bert_plain.py", "bert_GRU.py"])
@@ -507,7 +538,7 @@ def test_a_teacher_that_does_not_fit_is_refused(script, tmp_path):
     flags = ["--sample", "--train-file", train, *output, "--soft-labels"]
     assert_refused(call(script, *flags, plain), f"{plain}: is no average of the runs of all folds")
     assert_refused(call(script, *flags, wrong), f"{wrong}: is of another training file")
-    assert_refused(call(script, *flags, tmp_path), "holds no run")
+    assert_refused(call(script, *flags, tmp_path), f"{tmp_path}: holds no run that scored lines")
     predicts = ["--model-ckpt-path", tmp_path]
     assert_refused(call(script, *flags, right, *predicts), "--soft-labels is for training")
     by_folds = ["--folds", 2, "--fold", 0]

@@ -154,3 +154,7 @@ def test_a_table_may_be_of_some_lines_and_of_all_labels_but_one(tmp_path):
     without = {name: value for name, value in rows[0]["output"].items() if name != "joy"}
     assert dev[0] == rows[0] | {"output": without}
     assert all(row in dev for row in train) and train != dev[:10]
+    with pytest.raises(utils.InputError, match="has no label angry; give one of joy, "):
+        published.take_part(tmp_path, 10, "angry", tmp_path / "other")
+    with pytest.raises(utils.InputError, match="is another part of a corpus"):
+        published.take_part(tmp_path, 9, "joy", tmp_path / "part")

@@ -18,7 +18,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 import results
 
 import utils
-from emotion import classifier, statistics, systems
+from emotion import classifier, cli, statistics, systems
 
 ASKED = ("true", "no place", "another", "none")
 
@@ -42,15 +42,10 @@ def with_targets(rows: list[utils.Row]) -> dict[str, list[utils.Row]]:
     return asked
 
 
-def main() -> None:
+def show(options: argparse.Namespace) -> None:
     """Print a row for each kind of run."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path)
-    parser.add_argument("--split", choices=("dev", "test"), default="test")
-    options = parser.parse_args()
     runs = {path: systems.read_run(path) for path in options.runs}
-    lines = results.Lines(runs[options.runs[0]], options.split)
+    lines = results.Lines(options.runs[0], runs[options.runs[0]], options.split)
     asked = with_targets(lines.rows)
     lines.choose(asked["true"])
     found = {}
@@ -76,6 +71,14 @@ def main() -> None:
         cells += [statistics.paired_difference(true, each) for each in others]
         name = results.name_of([list(runs)[index] for index in group])
         print(f"| {name} | {len(group)} | {' | '.join(map(statistics.show_interval, cells))} |")
+
+
+def main() -> None:
+    """Ask again, and print a row for each kind of run."""
+    parser = cli.ArgumentParser("exchange.py", __doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    parser.add_argument("--split", choices=("dev", "test"), default="test")
+    cli.run_tool(parser, show, None)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 import results
 
 import utils
-from emotion import outputs
+from emotion import cli, outputs
+from emotion.run import identify
 
 SEEDS = (42, 43, 44)
 SPLITS = ("train", "dev", "test")
@@ -50,25 +51,38 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {  # rows: a name, a script and 
 
 
 def take_part(corpus: Path, lines: int | None, label: str | None, part: Path) -> None:
-    """Write a corpus with some lines of another's train, and all of its labels but one."""
+    """Write a corpus with some lines of another's train, and all of its labels but one.
+
+    Raises:
+        utils.InputError: there is no such label, or another part where this is to be.
+    """
     part.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
-        rows = utils.read_corpus(corpus / f"{split}.jsonl")
+        rows = utils.read_corpus(corpus / f"{split}.jsonl", labelled=True)
+        if label and label not in utils.labels_of(rows):
+            told = f"has no label {label}; give one of {', '.join(utils.labels_of(rows))}"
+            raise utils.InputError(f"{corpus}: {told}")
         if split == "train" and lines:
             random.Random(42).shuffle(rows)
             rows = rows[:lines]
         for row in rows:
             row["output"].pop(label, None)
-        lines_of = (json.dumps(row, ensure_ascii=False) for row in rows)
-        (part / f"{split}.jsonl").write_text("\n".join(lines_of), encoding="utf-8")
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        path = part / f"{split}.jsonl"
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            told = "is another part of a corpus; give another --output-dir"
+            raise utils.InputError(f"{path}: {told}")
+        path.write_text(text, encoding="utf-8")
 
 
-def run(command: Sequence[str], directory: Path) -> None:
-    """Make a run, unless it is finished."""
+def run(command: Sequence[str], directory: Path, train: Path) -> None:
+    """Make a run, or go on with it; --resume says where that is another."""
     record, (script, *flags) = outputs.read_json(directory / "run.json"), command
-    if record and "seconds" in record:
-        return
     if script == "linear.py":
+        if record and "seconds" in record:
+            if record["data"]["train"]["sha256"] != identify(train)["sha256"]:
+                raise utils.InputError(f"{directory}: is of other lines; give another --output-dir")
+            return
         shutil.rmtree(directory, ignore_errors=True)  # of an attempt that was stopped
     resume = ["--resume"] * (directory / "run.json").exists()
     path = ROOT / ("tests/benchmarks" if script == "linear.py" else "") / script
@@ -76,13 +90,12 @@ def run(command: Sequence[str], directory: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     outcome = subprocess.run(given, env=environment, capture_output=True, text=True)
     if outcome.returncode:
-        raise RuntimeError(f"{directory}: {outcome.stderr or outcome.stdout}")
+        raise utils.RunError(f"{directory}: {(outcome.stderr or outcome.stdout).strip()}")
 
 
 def main() -> None:
     """Make all runs of a table, and print it."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser = cli.ArgumentParser("published.py", __doc__)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--model", required=True, help="a from_pretrained directory")
@@ -91,11 +104,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--lines", type=int, help="of train; default: all")
     parser.add_argument("--without", metavar="LABEL", help="as neutral, whose lines have none then")
-    options = parser.parse_args()
+    cli.run_tool(parser, make_table, None)
+
+
+def make_table(options: argparse.Namespace) -> None:
+    """Make the runs, several side by side, and print the table."""
     began, corpus = time.perf_counter(), options.corpus
     if options.lines or options.without:
         corpus = options.output_dir / "corpus"
         take_part(options.corpus, options.lines, options.without, corpus)
+    train = corpus / "train.jsonl"
+    if not train.is_file():
+        raise utils.InputError(f"{train}: no such file; give --corpus a directory that holds it")
     files = [f"--{split}-file={corpus / split}.jsonl" for split in SPLITS]
     commands = {"linear": ("linear.py", "--corpus", str(corpus))}
     for (name, command), seed in itertools.product(TABLES[options.table].items(), options.seeds):
@@ -103,7 +123,7 @@ def main() -> None:
         commands[f"{name}-{seed}"] = given
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         started = {
-            pool.submit(run, command, options.output_dir / name): name
+            pool.submit(run, command, options.output_dir / name, train): name
             for name, command in sorted(commands.items(), key=lambda each: each[0][-2:])
         }
         for future in concurrent.futures.as_completed(started):

@@ -26,23 +26,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 import utils
-from emotion import cli, data, rules, statistics, systems
+from emotion import cli, data, kinds, rules, statistics, systems
 
-MARK = re.compile(r"(<!-- runs: (.+?) -->\n)(?:\|.*\n)*")
+MARK = re.compile(r"(<!-- runs: (.+?) -->\n)(?:\n*(?:\|.*\n)+)?")
 Run = dict[str, Any]
 
 
 class Lines:
     """The lines of a split that a run scored, and what it and others say of them."""
 
-    def __init__(self, run: Run, split: str) -> None:
+    def __init__(self, path: Path, run: Run, split: str) -> None:
         self.labels, self.split = run["labels"], split
-        splits = ["train", "dev"] if split == "dev" and run.get("out_of_fold") else [split]
-        files = [run["data"][each]["file"] for each in splits]
-        self.choose([row for file in files for row in utils.read_corpus(file, True, self.labels)])
+        if split not in run["scores"]:
+            raise utils.InputError(f"{path}: scored no {split} lines; predict some with it")
+        splits = ["train", "dev"] if split == "dev" and kinds.is_pooled(run) else [split]
+        rows = [systems.read_scored_file({}, each, {path: run}) for each in splits]
+        self.choose(list(itertools.chain(*rows)))
 
     def choose(self, rows: list[utils.Row]) -> None:
         """Let these be the lines."""
+        if not all(map(utils.has_labels, rows)):
+            told = f"the {self.split} lines have no labels; predict some that have, and table these"
+            raise utils.InputError(told)
         self.rows, self.gold = rows, utils.encode_labels(rows, self.labels)
         self.sentences = data.sentences(rows)
 
@@ -57,19 +62,19 @@ class Lines:
         return micro, per_label.mean(-1)
 
 
-def tuned_for_macro(run: Run, test: Lines) -> np.ndarray:
+def tuned_for_macro(path: Path, run: Run, test: Lines) -> np.ndarray:
     """Decisions on test by the rule that serves the macro-F1 of dev."""
-    dev = Lines(run, "dev")
+    dev = Lines(path, run, "dev")
     tried = rules.tune_rules(dev.gold, dev.of(run, "scores"), dev.sentences, "macro")
     return tried[0][0](test.of(run, "scores"))
 
 
 def by_kind(runs: Sequence[Run]) -> dict[str, list[int]]:
     """Which runs differ in nothing but their seed."""
-    kinds: dict[str, list[int]] = {}
-    for index, kind in enumerate(systems.kinds_of(runs)):
-        kinds.setdefault(kind, []).append(index)
-    return kinds
+    groups: dict[str, list[int]] = {}
+    for index, kind in enumerate(kinds.kinds_of(runs)):
+        groups.setdefault(kind, []).append(index)
+    return groups
 
 
 def name_of(paths: Sequence[Path]) -> str:
@@ -80,9 +85,9 @@ def name_of(paths: Sequence[Path]) -> str:
 def table(named: dict[Path, Run]) -> Iterator[str]:
     """Rows of Markdown for the runs of one test file, by directory."""
     runs = list(named.values())
-    test = Lines(runs[0], "test")
+    test = Lines(*next(iter(named.items())), "test")
     micro, macro = test.f1([test.of(run, "decisions") for run in runs])
-    _, tuned = test.f1([tuned_for_macro(run, test) for run in runs])
+    _, tuned = test.f1([tuned_for_macro(*each, test) for each in named.items()])
     figures = {"micro-F1": micro, "macro-F1": macro, "macro-F1, tuned for it": tuned}
     if (test.gold.sum(-1) == 1).all():
         highest = [rules.Rule(np.inf, at_least_one=True)(test.of(run, "scores")) for run in runs]
@@ -92,7 +97,8 @@ def table(named: dict[Path, Run]) -> Iterator[str]:
     yield f"| {len(test.rows)} test lines | seeds | at 0.5 | {' | '.join(figures)} | s | GiB | at |"
     yield "| --- " * (len(figures) + 6) + "|"
     names = runs[0]["labels"]
-    answer = next(filter(None, (run.get("constant_answer") for run in runs)), [])
+    of_train = sorted(runs, key=lambda run: bool(run.get("out_of_fold")))  # not of train and dev
+    answer = next(filter(None, (run.get("constant_answer") for run in of_train)), [])
     always = statistics.constant_decisions(len(test.rows), names, answer)
     constant = {"micro-F1": utils.micro_f1, "macro-F1": utils.macro_f1}
     cells = [f"{constant[n](test.gold, always):.3f}" if n in constant else "" for n in figures]
@@ -137,9 +143,13 @@ def rewrite(page: Path, root: Path) -> None:
             print(f"{found[2]}: stays as it is, there is no {' and no '.join(missing)}", flush=True)
             return found[0]
         runs = list(itertools.chain.from_iterable(matched.values()))
-        print(f"{found[2]}: {len(runs)} runs", flush=True)
-        return found[1] + tables(runs, root)
+        made = tables(runs, root)
+        print(f"{found[2]}: made of {len(runs)}", flush=True)
+        return found[1] + made
 
+    if not page.is_file() or not root.is_dir():
+        told = "no such page" if root.is_dir() else f"no directory {root} of runs"
+        raise utils.InputError(f"{page}: {told}; check --write and --runs")
     page.write_text(MARK.sub(fresh, page.read_text(encoding="utf-8")), encoding="utf-8")
 
 

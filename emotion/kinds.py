@@ -1,0 +1,90 @@
+"""What tells runs apart: but for their seed, but for their fold."""
+
+import collections
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import utils
+from emotion import run as run_directory
+
+Group = dict[int, tuple[Path, dict[str, Any]]]  # runs that differ in their fold alone, by that
+
+
+def is_pooled(run: dict[str, Any]) -> bool:
+    """Whether its dev is lines of train and dev together: a run of a fold, an average of such."""
+    return "fold" in comparable(run) or bool(run.get("out_of_fold"))
+
+
+def comparable(run: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that tell a run from others, with "fold" where it was made with --folds.
+
+    Paths of corpus files, which are another machine's perhaps, do not: SHA-256 tells files apart.
+    """
+    left_out = run_directory.CHANGES_NO_WEIGHT
+    arguments = run_directory.BEFORE | run["arguments"]
+    arguments = {name: each for name, each in arguments.items() if name not in left_out}
+    if arguments.get("folds") is None:
+        arguments.pop("fold", None)
+    return arguments | {"script": run["script"]}
+
+
+def kind_of(run: dict[str, Any]) -> str:
+    """What tells a run from others, but for its seed and fold."""
+    files = {split: file["sha256"] for split, file in run["data"].items()}
+    told = {"seed": None, "fold": None, "data": files, "precision": run.get("precision")}
+    return json.dumps(comparable(run) | told | {"threshold": run["arguments"].get("threshold")})
+
+
+def kinds_of(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """`kind_of` each run; a seed that comes again begins another kind, as it is no other draw."""
+    seen: collections.Counter[tuple[str, Any]] = collections.Counter()
+    kinds = []
+    for run in runs:
+        kind = kind_of(run)
+        drawn = kind, run["arguments"].get("seed")
+        kinds.append(f"{kind}{seen[drawn] or ''}")
+        seen[drawn] += 1
+    return kinds
+
+
+def groups_of(runs: dict[Path, dict[str, Any]]) -> list[Group]:
+    """The runs of folds, those together that differ in their fold alone; a fold that comes again
+    begins another group.
+
+    Raises:
+        utils.InputError: a fold is missing.
+    """
+    groups: dict[str, list[Group]] = {}
+    for path, run in runs.items():
+        key = comparable(run)
+        alike = groups.setdefault(json.dumps(key | {"fold": None}), [])
+        group = next((each for each in alike if key["fold"] not in each), None)
+        if group is None:
+            group = {}
+            alike.append(group)
+        group[key["fold"]] = path, run
+    found = list(itertools.chain.from_iterable(groups.values()))
+    for group in found:
+        path, run = next(iter(group.values()))
+        folds = comparable(run)["folds"]
+        if missing := set(range(folds)) - group.keys():
+            told = f"fold {min(missing)} of its {folds} is not named; train and name it too"
+            differ = (how_it_differs(run, other, min(missing)) for other in runs.values())
+            for other, flags in zip(runs, differ, strict=True):
+                if flags:
+                    told = f"{other} is no fold of the same run, but another in {flags}"
+                    told += "; train it with the same"
+            raise utils.InputError(f"{path}: {told}")
+    return found
+
+
+def how_it_differs(run: dict[str, Any], other: dict[str, Any], fold: int) -> str:
+    """The flags in which a run of this fold differs from another; nothing of other folds."""
+    key, of_other = comparable(run), comparable(other)
+    if of_other["fold"] != fold:
+        return ""
+    names = {name for name in key | of_other if key.get(name) != of_other.get(name)}
+    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names - {"fold"}))
