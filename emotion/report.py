@@ -90,8 +90,9 @@ def facts_of(directory: Path, record: dict[str, Any]) -> Iterable[tuple[str, Any
         yield "folds", told.format_map(arguments)
     if arguments.get("soft_labels"):
         yield "its teachers", "have learnt dev, so that figures of dev are hopeful"
-    for member in record.get("members", []):
-        yield "averaged", f"{member['run']}, weight {member['weight']:.3f}"
+    if members := record.get("members"):
+        told = (f"{member['run']} {member['weight']:.3f}" for member in members)
+        yield "averaged, by weight", ", ".join(told)
     decision = outputs.read_json(directory / "best" / "decision.json")
     if decision:
         yield "rule", Rule(decision["threshold"], decision.get("at_least_one", False))
