@@ -91,8 +91,8 @@ def facts_of(directory: Path, record: dict[str, Any]) -> Iterable[tuple[str, Any
     if arguments.get("soft_labels"):
         yield "its teachers", "have learnt dev, so that figures of dev are hopeful"
     if members := record.get("members"):
-        told = (f"{member['run']} {member['weight']:.3f}" for member in members)
-        yield "averaged, by weight", ", ".join(told)
+        named = (f"{member['run']} {member['weight']:.3f}" for member in members)
+        yield "averaged, by weight", ", ".join(named)
     decision = outputs.read_json(directory / "best" / "decision.json")
     if decision:
         yield "rule", Rule(decision["threshold"], decision.get("at_least_one", False))
