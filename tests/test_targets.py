@@ -156,5 +156,11 @@ def test_a_table_may_be_of_some_lines_and_of_all_labels_but_one(tmp_path):
     assert all(row in dev for row in train) and train != dev[:10]
     with pytest.raises(utils.InputError, match="has no label angry; give one of joy, "):
         published.take_part(tmp_path, 10, "angry", tmp_path / "other")
-    with pytest.raises(utils.InputError, match="is another part of a corpus"):
+    with pytest.raises(utils.InputError, match="holds other lines"):
         published.take_part(tmp_path, 9, "joy", tmp_path / "part")
+    command, run = ("linear.py", "--corpus", str(tmp_path)), tmp_path / "linear"
+    published.run(command, run)
+    published.run(command, run)  # is finished
+    write_rows(tmp_path / "train.jsonl", rows[:20])
+    with pytest.raises(utils.InputError, match="linear: is of other lines"):
+        published.run(command, run)

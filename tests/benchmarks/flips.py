@@ -11,7 +11,6 @@ has 5 % and 10 % of them there.
 
 import argparse
 import concurrent.futures
-import json
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import numpy as np
 import published
 
 import utils
-from emotion import report, systems
+from emotion import cli, report, systems
 
 FLAGS = (*published.BERT, "--pooling", "mean", "--head-lr", "1e-2", "--epochs", "2")
 FOLDS = 5
@@ -41,30 +40,25 @@ def plant(rows: list[utils.Row], labels: list[str]) -> set[str]:
     return planted
 
 
-def write(path: Path, rows: list[utils.Row]) -> None:
-    """Write a corpus file, or find the same there."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise SystemExit(f"{path}: is of another corpus; give another --output-dir")
-    path.write_text(text, encoding="utf-8")
-
-
 def main() -> None:
-    """Plant, train, rank, print."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    """Parse the command line."""
+    parser = cli.ArgumentParser("flips.py", __doc__)
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--model", required=True, help="a from_pretrained directory")
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
-    options = parser.parse_args()
+    cli.run_tool(parser, show, None)
+
+
+def show(options: argparse.Namespace) -> None:
+    """Plant, train, rank, print."""
     output = options.output_dir
     train, dev = (utils.read_corpus(options.corpus / f"{each}.jsonl") for each in ("train", "dev"))
     labels, rows = utils.labels_of(train), train + dev
     planted = plant(rows, labels)
     output.mkdir(parents=True, exist_ok=True)
     for name, lines in {"train": train, "dev": dev, "all": rows}.items():
-        write(output / f"{name}.jsonl", lines)
+        published.write(output / f"{name}.jsonl", lines)
     by_fold = (*FLAGS, "--train-file", str(output / "train.jsonl"))
     itself = (*FLAGS, "--train-file", str(output / "all.jsonl"))
     itself = (*itself, "--test-file", str(output / "all.jsonl"))

@@ -67,20 +67,28 @@ def take_part(corpus: Path, lines: int | None, label: str | None, part: Path) ->
             rows = rows[:lines]
         for row in rows:
             row["output"].pop(label, None)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        path = part / f"{split}.jsonl"
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            told = "is another part of a corpus; give another --output-dir"
-            raise utils.InputError(f"{path}: {told}")
-        path.write_text(text, encoding="utf-8")
+        write(part / f"{split}.jsonl", rows)
 
 
-def run(command: Sequence[str], directory: Path, train: Path) -> None:
+def write(path: Path, rows: list[utils.Row]) -> None:
+    """Write a corpus file, or find the same there.
+
+    Raises:
+        utils.InputError: there is another.
+    """
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise utils.InputError(f"{path}: holds other lines; give another --output-dir")
+    path.write_text(text, encoding="utf-8")
+
+
+def run(command: Sequence[str], directory: Path) -> None:
     """Make a run, or go on with it; --resume says where that is another."""
     record, (script, *flags) = outputs.read_json(directory / "run.json"), command
     if script == "linear.py":
         if record and "seconds" in record:
-            if record["data"]["train"]["sha256"] != identify(train)["sha256"]:
+            train = identify(Path(flags[flags.index("--corpus") + 1]) / "train.jsonl")
+            if record["data"]["train"]["sha256"] != train["sha256"]:
                 raise utils.InputError(f"{directory}: is of other lines; give another --output-dir")
             return
         shutil.rmtree(directory, ignore_errors=True)  # of an attempt that was stopped
@@ -123,7 +131,7 @@ def make_table(options: argparse.Namespace) -> None:
         commands[f"{name}-{seed}"] = given
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         started = {
-            pool.submit(run, command, options.output_dir / name, train): name
+            pool.submit(run, command, options.output_dir / name): name
             for name, command in sorted(commands.items(), key=lambda each: each[0][-2:])
         }
         for future in concurrent.futures.as_completed(started):
