@@ -186,14 +186,14 @@ class Training:
 
             scores = self.task.score(self.model, "dev", after_batch)
         metrics = rules.best_f1(gold, scores)
-        history = self.state.history
-        losses = [each["loss"] for each in history if each["epoch"] > epoch - 1 and "loss" in each]
+        entries = (each for each in self.state.history if each["epoch"] > epoch - 1)
+        losses = [each["loss"] for each in entries if "loss" in each]
         self.state.epochs = epoch
         self.log(epoch=epoch, **metrics)
         utils.log.info(
-            "epoch %d/%d: %s%.1f lines/s; dev micro-F1 %.4f at its best threshold, %.4f at 0.5",
-            *(epoch, self.epochs, f"loss {np.mean(losses):.4f}, " * bool(losses)),
-            *(speed, metrics["micro_f1"], metrics["micro_f1_at_0.5"]),
+            "epoch %d/%d: loss %.4f, %sdev micro-F1 %.4f (at 0.5 %.4f), macro-F1 %.4f, both tuned",
+            *(epoch, self.epochs, np.mean(losses), f"{speed:.1f} lines/s, " * bool(speed)),
+            *(metrics["micro_f1"], metrics["micro_f1_at_0.5"], metrics["macro_f1"]),
         )
         if (reached := metrics[f"{self.run.args.tune}_f1"]) > self.state.best:
             self.state.best = reached
