@@ -2,11 +2,12 @@
 
     python tests/benchmarks/published.py TABLE --corpus DIR --model DIR --output-dir DIR [--jobs 2]
 
-TABLE is a key of TABLES. The corpus is what data/convert.py writes, all of it labelled; with
---lines N, train is the first N of its lines shuffled, and --without LABEL leaves a label out, both
-written to OUTPUT_DIR/corpus. Every run is a command of the scripts, in OUTPUT_DIR/NAME-SEED, with
-one thread; one that is finished is not made again, and one that was begun goes on, so the command
-may be stopped and repeated. The table is that of results.py.
+TABLE is a key of TABLES; rows of one name, in two of them, are the same runs in one OUTPUT_DIR.
+The corpus is what data/convert.py writes, all of it labelled; with --lines N, train is the first N
+of its lines shuffled, and --without LABEL leaves a label out, both written to OUTPUT_DIR/corpus.
+Every run is a command of the scripts, in OUTPUT_DIR/NAME-SEED, with one thread; one that is
+finished is not made again, and one that was begun goes on, so the command may be stopped and
+repeated. The table is that of results.py.
 """
 
 import argparse
@@ -43,10 +44,15 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {  # rows: a name, a script and 
     "goemotions-ko": {"mean": (*MEAN, "--epochs", "3")},
     "target": {each: (*CLS, "--target", each) for each in ("pair", "marked")},
     "target-gpt": {
-        each: (*GPT, "--objective", "head", "--target", each) for each in ("pair", "marked")
+        "head": (*GPT, "--objective", "head"),
+        "head-marked": (*GPT, "--objective", "head", "--target", "marked"),
     },
-    "objective": {each: (*GPT, "--objective", each) for each in ("answer", "multilabel", "head")},
-    "rank": {rank: (*GPT, "--objective", "head", "--rank", rank) for rank in ("16", "32")},
+    "objective": {
+        "answer": (*GPT, "--objective", "answer"),
+        "multilabel": (*GPT, "--objective", "multilabel"),
+        "head": (*GPT, "--objective", "head"),
+        "head-rank-32": (*GPT, "--objective", "head", "--rank", "32"),
+    },
 }
 
 
