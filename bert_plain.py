@@ -31,14 +31,6 @@ def argument_parser(script: str, description: str | None) -> cli.ArgumentParser:
     model.add_argument("--model-ckpt-path", metavar="DIR", type=Path, help=told)
     defaults = {"model": "klue/roberta-large", "lr": 2e-5, "save_steps": None}
     training = cli.add_training_arguments(parser, files, model, defaults)
-    training.add_argument(
-        "--head-lr",
-        metavar="LR",
-        type=cli.number(float, 0, low_open=True),
-        default=1e-3,
-        help="learning rate of weights that the pretrained model lacks; default: %(default)s; "
-        "the published run: 2e-5",
-    )
     cli.count(training, "--train-batch-size", 24, "lines of a step, in each process")
     cli.count(training, "--val-batch-size", 48, "lines scored at once")
     decay = cli.number(float, 0)
@@ -68,7 +60,7 @@ class EncoderTask:
         taught: np.ndarray,
         processes: int,
     ) -> None:
-        from emotion import encoder, scoring, targets, vocabulary
+        from emotion import encoder, scoring, targets, task, vocabulary
         from emotion.inputs import Inputs, encode
 
         self.args, self.gold, self.labels = args, corpora.gold, corpora.labels
@@ -88,7 +80,7 @@ class EncoderTask:
         every = list(itertools.chain.from_iterable(self.examples.values()))
         self.inputs.check(self.model, every, reads_cls=head in ("cls", "gru"))
         rates = args.lr, args.head_lr, args.weight_decay
-        self.parameters = encoder.parameter_groups(self.model, self.new_weights, *rates)
+        self.parameters = task.parameter_groups(self.model, self.new_weights, *rates)
         self.lines_at_once = getattr(args, "lines_at_once", args.train_batch_size)
         self.lines = args.train_batch_size * processes
 

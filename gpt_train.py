@@ -57,7 +57,7 @@ def argument_parser() -> cli.ArgumentParser:
     told = "layers to adapt, or all-linear; default: those of queries, keys and values"
     adapter.add_argument("--target-modules", metavar="NAME", nargs="+", help=told)
     model_of_sample = utils.SAMPLE / "gpt-neox-tiny"
-    cli.set_sample_defaults(parser, model=model_of_sample, epochs=5, lr=4e-3)
+    cli.set_sample_defaults(parser, model=model_of_sample, epochs=5, lr=4e-3, head_lr=1e-2)
     return parser
 
 
@@ -95,7 +95,7 @@ class AnswerTask:
 
     def load(self) -> None:
         """Load the model in 4 bits, put adapters on it, and find out how it can be asked."""
-        from emotion import causal
+        from emotion import causal, task
 
         base = causal.load_base(self.args.model, self.precision, self.accelerator.device)
         self.model = causal.adapt(self.args, base, self.prompt, self.corpora.labels)
@@ -108,19 +108,20 @@ class AnswerTask:
             raise utils.InputError(self.plan.advice)
         if self.plan.again:
             base.activation_checkpointing_enable()
-        trained = [each for each in self.model.parameters() if each.requires_grad]
-        self.parameters = [{"params": trained, "lr": self.args.lr, "weight_decay": 0.0}]
+        head = {name for name, _ in self.model.named_parameters() if name.startswith("head.")}
+        self.parameters = task.parameter_groups(self.model, head, self.args.lr, self.args.head_lr)
         causal.checkpoint_adapters_alone(self.accelerator)
 
     def describe(self) -> str:
         """What was resolved and derived, and an example as the model reads it, for the log."""
         args, prompt, model = self.args, self.prompt, self.model.model
         trained, total = model.get_nb_trainable_parameters()
+        head = f", of the head {args.head_lr:g}" if args.objective == "head" else ""
         return (
             f"{type(self.model.causal).__name__} on {model.device}: "
             f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained\n"
             f"{args.epochs} epochs in steps of {len(self.batches(0)[0])} lines; "
-            f"learning rate {args.lr:g}; objective {args.objective}; {self.precision}\n"
+            f"learning rate {args.lr:g}{head}; objective {args.objective}; {self.precision}\n"
             + prompt.example(self.suffixes["train"][0], self.corpora.gold["train"][0])
         )
 
@@ -129,8 +130,7 @@ class AnswerTask:
         from emotion import task
 
         lines = self.args.batch_size * self.accelerator.num_processes
-        count = len(self.suffixes["train"])
-        return task.in_random_order(count, lines, self.args.seed, epoch)
+        return task.in_random_order(len(self.suffixes["train"]), lines, self.args.seed, epoch)
 
     def loss(self, model: Any, batch: Sequence[int]) -> Any:
         """The mean loss of lines of train, given by index."""

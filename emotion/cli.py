@@ -141,12 +141,13 @@ def add_training_arguments(
     rate = number(float, 0, low_open=True)
     told = "learning rate; default: %(default)s"
     training.add_argument("--lr", type=rate, default=defaults["lr"], help=told)
+    told = "of a head that the pretrained model lacks; default: %(default)s"
+    training.add_argument("--head-lr", metavar="LR", type=rate, default=1e-3, help=told)
     told = "default: %(default)s"
     training.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=42, help=told)
     told = "save a checkpoint every N steps too, and not after epochs alone"
     count(training, "--save-steps", defaults["save_steps"], told)
-    told = "go on from the last whole checkpoint in the output directory"
-    training.add_argument("--resume", action="store_true", help=told)
+    training.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     add_tune(training, ", and the best epoch kept")
     told = "send the training curves to a tracker, which has to be installed; default: %(default)s"
     training.add_argument("--report-to", choices=TRACKERS, default="none", help=told)

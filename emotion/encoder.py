@@ -1,4 +1,4 @@
-"""An encoder under a head, and its tokenizer: loading, and the groups of its parameters."""
+"""An encoder under a head, and its tokenizer: loading."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -202,16 +202,3 @@ def reads_first_token(model: Any, tokenizer: Any) -> bool:
     model.zero_grad()
     gradient = seen[0].grad
     return gradient is None or not gradient[0, 1:].any()
-
-
-def parameter_groups(
-    model: Any, new_weights: set[str], lr: float, head_lr: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """Parameters for an optimiser: new ones learn at their own rate, vectors do not decay."""
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        is_new, decays = name in new_weights, parameter.ndim > 1  # biases and norms are vectors
-        rates = {"lr": head_lr if is_new else lr, "weight_decay": weight_decay if decays else 0.0}
-        group = groups.setdefault((is_new, decays), {"params": [], **rates})
-        group["params"].append(parameter)
-    return list(groups.values())

@@ -1,4 +1,4 @@
-"""What an approach gives to the training loop, and the orders in which lines are seen."""
+"""What an approach gives to the training loop: parameters, and orders that lines are seen in."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +39,23 @@ class Task(Protocol):
 
     def load_best(self, path: Path) -> Any:
         """The model of a checkpoint, read back to predict with."""
+
+
+def parameter_groups(
+    model: Any, new_weights: set[str], lr: float, head_lr: float, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Parameters for an optimiser: new ones learn at their own rate, vectors do not decay.
+
+    Those that are frozen are in no group.
+    """
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    trained = [each for each in model.named_parameters() if each[1].requires_grad]
+    for name, parameter in trained:
+        is_new, decays = name in new_weights, parameter.ndim > 1  # biases and norms are vectors
+        rates = {"lr": head_lr if is_new else lr, "weight_decay": weight_decay if decays else 0.0}
+        group = groups.setdefault((is_new, decays), {"params": [], **rates})
+        group["params"].append(parameter)
+    return list(groups.values())
 
 
 def like_length(lengths: Sequence[int], lines: int, seed: int, epoch: int) -> list[Batch]:

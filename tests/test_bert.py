@@ -17,7 +17,7 @@ from transformers import (
 )
 
 import utils
-from emotion import encoder, modeling, outputs, rules, scoring, statistics
+from emotion import encoder, modeling, outputs, rules, scoring, statistics, task
 from emotion.inputs import Inputs, encode
 from emotion.modeling import GRUClassifier, MeanPoolingClassifier
 
@@ -229,7 +229,7 @@ def test_a_missing_pooler_is_new_and_a_masked_lm_checkpoint_serves_as_encoder(tm
 
 def test_new_weights_learn_at_the_head_rate_and_vectors_do_not_decay(loaded):
     _, model, new_weights = loaded
-    groups = encoder.parameter_groups(model, new_weights, 1e-5, 1e-3, 0.1)
+    groups = task.parameter_groups(model, new_weights, 1e-5, 1e-3, 0.1)
     names = {parameter: name for name, parameter in model.named_parameters()}
     given = [names[parameter] for group in groups for parameter in group["params"]]
     assert sorted(given) == sorted(names.values())

@@ -251,13 +251,14 @@ def test_a_wrong_argument_of_gpt_inference_is_refused(arguments, told, corpus, t
 
 
 FLAGS = {
-    "bert_plain.py": ["--train-batch-size", "--pooling", "--model-ckpt-path", "--head-lr"],
+    "bert_plain.py": ["--train-batch-size", "--pooling", "--model-ckpt-path"],
     "gpt_train.py": ["--objective", "--target-modules", "--estimate", "--max-length"],
     "gpt_inference.py": ["--model-ckpt-path", "--model", "--batch-size"],
     "ensemble.py": ["outputs/one", "--weights", "--no-ensemble", "--resamples"],
 }
-shared_flags = ["--epochs", "--lr", "--seed", "--threshold", "--folds", "--fold", "--resume", "-x"]
+shared_flags = ["--epochs", "--lr", "--head-lr", "--seed", "--threshold", "--fold", "-x"]
 shared_flags += ["--train-file", "--dev-file", "--test-file", "--output-dir", "--precision"]
+shared_flags += ["--folds", "--resume"]
 values = ["auto", "cls", "nan", "-inf", "-1", "", "--", "/", "..", "~", "x" * 300, "1" * 500]
 no_surrogates = st.characters(exclude_categories=("Cs",), exclude_characters="\0")
 command_lines = st.sampled_from(sorted(FLAGS)).flatmap(

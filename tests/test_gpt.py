@@ -824,8 +824,14 @@ def test_a_head_is_saved_resumed_and_gone_on_with(small, monkeypatch, tmp_path):
     for name in ("head.safetensors", "adapter_model.safetensors"):
         assert (run / "best" / name).read_bytes() == (best / name).read_bytes()
     further = [*arguments, "--adapter", best, "--lr", 1e-12, "--epochs", 1]
-    train(*further, "--output-dir", tmp_path / "further")
+    train(*further, "--head-lr", 1e-12, "--output-dir", tmp_path / "further")
     assert read_scores(tmp_path / "further", "dev")[1] == pytest.approx(expected, abs=1e-5)
+    told = train(*further, "--head-lr", 1e-2, "--output-dir", tmp_path / "taught").stdout
+    assert "learning rate 1e-12, of the head 0.01; objective head" in told
+    before, after = (peft.load_peft_weights(str(each)) for each in (best, tmp_path / "taught/best"))
+    assert all(torch.allclose(after[name], before[name], atol=1e-8) for name in before)
+    scores = np.array(read_scores(tmp_path / "taught", "dev")[1])
+    assert abs(scores - expected).max() > 1e-3  # by the head alone
     (best / "head.safetensors").unlink()
     where[3] = tmp_path / "none"
     assert_refused(call("gpt_inference.py", *where), "has no head (head.safetensors)")

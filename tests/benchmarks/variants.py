@@ -5,7 +5,7 @@ import re
 import torch
 from torch import nn
 
-from emotion import encoder
+from emotion import task
 from emotion.modeling import MeanPoolingClassifier
 
 
@@ -73,13 +73,13 @@ def bernoulli_kl(logits, other):
 
 
 def decay_by_layer(factor):
-    """Let `encoder.parameter_groups` part its groups by layer, and each learn slower than the next.
+    """Let `task.parameter_groups` part its groups by layer, and each learn slower than the next.
 
     Args:
         factor: between the learning rates of a layer and the one above it (Howard & Ruder 2018,
             arXiv:1801.06146).
     """
-    whole_groups = encoder.parameter_groups
+    whole_groups = task.parameter_groups
 
     def parameter_groups(model, *rates):
         layers, depth = model.config.num_hidden_layers, {}
@@ -97,4 +97,4 @@ def decay_by_layer(factor):
                 parted.append(group | {"params": members, "lr": rate})
         return parted
 
-    encoder.parameter_groups = parameter_groups
+    task.parameter_groups = parameter_groups
