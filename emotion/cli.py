@@ -141,7 +141,7 @@ def add_training_arguments(
     rate = number(float, 0, low_open=True)
     told = "learning rate; default: %(default)s"
     training.add_argument("--lr", type=rate, default=defaults["lr"], help=told)
-    told = "of a head that the pretrained model lacks; default: %(default)s"
+    told = "learning rate of weights that the pretrained model lacks; default: %(default)s"
     training.add_argument("--head-lr", metavar="LR", type=rate, default=1e-3, help=told)
     told = "default: %(default)s"
     training.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=42, help=told)
