@@ -15,6 +15,8 @@ TOKENS = 4096  # that a batch is filled up to where no number of lines is given
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Batch = list[int]  # indices of lines
 
+torch.backends.cudnn.allow_tf32 = False  # float32 is float32, in a GRU and in convolutions, too
+
 
 def device() -> torch.device:
     """What this process computes on."""

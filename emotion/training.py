@@ -238,7 +238,7 @@ class Training:
             if accelerator.is_main_process:
                 shutil.rmtree(partial, ignore_errors=True)
             accelerator.wait_for_everyone()
-            accelerator.save_state(str(partial))
+            accelerator.save_state(str(partial), safe_serialization=False)
             accelerator.wait_for_everyone()  # each process saves its random state
             if accelerator.is_main_process:
                 outputs.write_json(partial / STATE_FILE, state)

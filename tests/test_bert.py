@@ -74,7 +74,7 @@ def test_every_parameter_is_trained_and_new_weights_are_the_head(loaded):
     inputs = Inputs(model, tokenizer, "fp32")
     examples = encode([make_row()], tokenizer, model)
     batch = inputs.batch(examples, utils.encode_labels([make_row()], EMOTIONS))
-    model.to(inputs.device)(**batch).loss.backward()
+    model.to(inputs.device).train()(**batch).loss.backward()
     assert [name for name, each in model.named_parameters() if each.grad is None] == []
     base = model.base_model_prefix
     names = {name for name, _ in model.named_parameters() if not name.startswith(base)}
@@ -278,6 +278,10 @@ def test_precision_follows_the_hardware(monkeypatch):
     for processes, expected in ((1, "bf16"), (2, "fp16")):  # the second GPU is a Turing
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         assert scoring.resolve_precision("auto") == expected
+
+
+def test_float32_is_no_tf32_on_a_gpu():
+    assert not (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
 
 
 # Whole runs

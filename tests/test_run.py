@@ -379,11 +379,7 @@ def test_a_smaller_batch_goes_on_with_the_steps_as_they_were(small, tmp_path, mo
     assert record["arguments"]["train_batch_size"] == 8
 
 
-def test_what_changes_no_weight_may_differ_on_resume(small, tmp_path, monkeypatch):
-    """Batch size of evaluation, steps between checkpoints, threshold, tracker, where files are."""
-    reference, output = small.undisturbed("bert_plain.py"), tmp_path / "out"
-    moved = {path: shutil.copy(path, tmp_path) for path in small.corpus()[1::2]}
-    arguments = [*small.arguments("bert_plain.py"), "--output-dir", output]
+def stop_after_five_steps(monkeypatch):
     step = training.Training.step
 
     def stop_after_five(self, batch):
@@ -392,6 +388,14 @@ def test_what_changes_no_weight_may_differ_on_resume(small, tmp_path, monkeypatc
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(training.Training, "step", stop_after_five)
+
+
+def test_what_changes_no_weight_may_differ_on_resume(small, tmp_path, monkeypatch):
+    """Batch size of evaluation, steps between checkpoints, threshold, tracker, where files are."""
+    reference, output = small.undisturbed("bert_plain.py"), tmp_path / "out"
+    moved = {path: shutil.copy(path, tmp_path) for path in small.corpus()[1::2]}
+    arguments = [*small.arguments("bert_plain.py"), "--output-dir", output]
+    stop_after_five_steps(monkeypatch)
     assert call("bert_plain.py", *arguments).returncode == 130
     arguments = [moved.get(each, each) for each in arguments]
     changes = ["--val-batch-size", 3, "--save-steps", 100, "--threshold", 0.4]
@@ -402,6 +406,25 @@ def test_what_changes_no_weight_may_differ_on_resume(small, tmp_path, monkeypatc
     assert weights[0] == weights[1]
     decision = json.loads((output / "best" / "decision.json").read_text())
     assert decision["threshold"] == 0.4
+
+
+def test_a_gru_is_saved_and_resumed_whole_as_a_gpu_lays_it_out(small, tmp_path, monkeypatch):
+    """All its weights are one buffer there, which accelerate takes for one tied weight."""
+
+    def in_one_buffer(gru):
+        flat = torch.cat([each.detach().flatten() for each in gru.parameters()])
+        parts = flat.split([each.numel() for each in gru.parameters()])
+        for parameter, part in zip(gru.parameters(), parts, strict=True):
+            parameter.data = part.view_as(parameter)
+
+    reference, output = small.undisturbed("bert_GRU.py"), tmp_path / "out"
+    arguments = [*small.arguments("bert_GRU.py"), "--output-dir", output]
+    monkeypatch.setattr(torch.nn.GRU, "flatten_parameters", in_one_buffer)
+    stop_after_five_steps(monkeypatch)
+    assert call("bert_GRU.py", *arguments).returncode == 130
+    outcome = call("bert_GRU.py", *arguments, "--resume")
+    assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+    assert_same_end(output, reference)
 
 
 def test_a_broken_record_is_refused(small, tmp_path):
