@@ -184,7 +184,7 @@ def main() -> None:
                 beside = f"   published: {PUBLISHED[name]}" if name in PUBLISHED else ""
                 print(f"{name:<60}{value:>12.4g}{beside}", flush=True)
     if not options.no_tests:
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", *TESTS]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "4", *TESTS]
         found["tests: exit code"] = subprocess.run(command, cwd=ROOT).returncode
     found["seconds"] = time.perf_counter() - began
     if options.output:
