@@ -35,7 +35,8 @@ def kind_of(run: dict[str, Any]) -> str:
     """What tells a run from others, but for its seed and fold."""
     files = {split: file["sha256"] for split, file in run["data"].items()}
     told = {"seed": None, "fold": None, "data": files, "precision": run.get("precision")}
-    return json.dumps(comparable(run) | told | {"threshold": run["arguments"].get("threshold")})
+    told["threshold"] = run["arguments"].get("threshold")
+    return json.dumps(comparable(run) | told, sort_keys=True)
 
 
 def kinds_of(runs: Sequence[dict[str, Any]]) -> list[str]:
@@ -60,7 +61,7 @@ def groups_of(runs: dict[Path, dict[str, Any]]) -> list[Group]:
     groups: dict[str, list[Group]] = {}
     for path, run in runs.items():
         key = comparable(run)
-        alike = groups.setdefault(json.dumps(key | {"fold": None}), [])
+        alike = groups.setdefault(json.dumps(key | {"fold": None}, sort_keys=True), [])
         group = next((each for each in alike if key["fold"] not in each), None)
         if group is None:
             group = {}

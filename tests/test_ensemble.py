@@ -290,6 +290,8 @@ def test_runs_that_differ_in_more_than_their_seed_are_of_several_kinds(tmp_path)
     run = systems.read_run(make_run(tmp_path / "one", files, give))
     kind = kinds.kind_of(run)
     assert kind == kinds.kind_of(run | {"arguments": run["arguments"] | {"seed": 9}})
+    of_another_version = dict(reversed(run["arguments"].items()))
+    assert kind == kinds.kind_of(run | {"arguments": of_another_version})
     for change in (
         {"precision": "bf16"},
         {"data": run["data"] | {"train": {"sha256": "another"}}},
