@@ -74,6 +74,7 @@ class EncoderTask:
             for split, rows in targets.unplace_some(corpora.rows).items()
         }
         train = [example["input_ids"] for example in self.examples["train"]]
+        self.lengths = [len(input_ids) for input_ids in train]
         vocabulary.check_unknown(self.tokenizer, train)
         self.precision = scoring.resolve_precision(args.precision)
         self.inputs = Inputs(self.model, self.tokenizer, self.precision)
@@ -102,8 +103,7 @@ class EncoderTask:
         """The lines of each step of an epoch, by index."""
         from emotion import task
 
-        lengths = [len(example["input_ids"]) for example in self.examples["train"]]
-        return task.like_length(lengths, self.lines, self.args.seed, epoch)
+        return task.like_length(self.lengths, self.lines, self.args.seed, epoch)
 
     def loss(self, model: Any, batch: Sequence[int]) -> Any:
         """The mean loss of lines of train, given by index."""

@@ -33,8 +33,7 @@ def argument_parser() -> cli.ArgumentParser:
     training = cli.add_training_arguments(parser, files, model, defaults)
     told = "cross-entropy on the answer, a sigmoid for each answer, or for each label a sigmoid of "
     told += "a linear head on the last token's state; default: %(default)s"
-    kinds = checkpoint.OBJECTIVES
-    training.add_argument("--objective", choices=kinds, default="answer", help=told)
+    training.add_argument("--objective", choices=checkpoint.OBJECTIVES, default="answer", help=told)
     told = "of the prompt and its answers; default: %(default)s"
     training.add_argument("--language", choices=("ko", "en"), default="ko", help=told)
     told = "JSON, from labels to answers; default: the eight emotions' own, else the labels"
@@ -84,6 +83,7 @@ class AnswerTask:
         self.suffixes = {s: self.prompt.encode(r, s == "test") for s, r in rows.items()}
         vocabulary.check_unknown(tokenizer, self.suffixes["train"])
         self.lines_at_once = getattr(args, "lines_at_once", args.batch_size)
+        self.lengths = None  # no line is padded
         self.plan = self.make_plan(self.prompt.length, len(self.prompt.prefix_ids))
 
     def make_plan(self, tokens: Callable[[list[int]], int], shared: int) -> Any:

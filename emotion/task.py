@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from emotion.scoring import AfterBatch, Batch
+from emotion.scoring import AfterBatch, Batch, batches_to_score
 
 
 class Task(Protocol):
@@ -24,6 +24,10 @@ class Task(Protocol):
     parameters: list[dict[str, Any]]
     lines_at_once: int
     precision: str
+
+    @property
+    def lengths(self) -> Sequence[int] | None:
+        """Tokens of each line of train, where lines are padded to the longest beside them."""
 
     def batches(self, epoch: int) -> list[Batch]:
         """The lines of each step of an epoch, by index; of all processes, which part them."""
@@ -72,6 +76,15 @@ def like_length(lengths: Sequence[int], lines: int, seed: int, epoch: int) -> li
     batches = [order[start : start + lines] for start in range(0, len(order), lines)]
     shuffled = [*rng.permutation(len(batches) - 1).tolist(), len(batches) - 1]
     return [batches[number] for number in shuffled]
+
+
+def in_parts(batch: Batch, lines: int, lengths: Sequence[int] | None) -> list[Batch]:
+    """Lines of a step as they are taken through a model: so many at a time, and none padded to more
+    than four times its length. One long line would make all of a batch as long, and as large.
+    """
+    own = [1 if lengths is None else lengths[index] for index in batch]
+    parts = batches_to_score(own, lines, padding=0.75)
+    return [[batch[position] for position in part] for part in parts]
 
 
 def in_random_order(count: int, lines: int, seed: int, epoch: int) -> list[Batch]:

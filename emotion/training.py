@@ -26,7 +26,7 @@ import utils
 from emotion import ending, outputs, process, rules, scoring
 from emotion.data import Corpora
 from emotion.run import STATE_FILE, Run, checkpoint_is_whole, last_whole_checkpoint
-from emotion.task import Task
+from emotion.task import Task, in_parts
 
 LOWER = "take a lower --lr, or another --precision, and another --output-dir"
 LOG_STEPS = 10  # the loss is fetched from the device, looked at and logged so often
@@ -124,9 +124,8 @@ class Training:
         """Forward, backward, clip, step, schedule; nothing here waits for the device."""
         accelerator, rank = self.accelerator, self.accelerator.process_index
         mine = batch[rank :: accelerator.num_processes]
-        starts = range(0, len(mine), self.task.lines_at_once)
-        # a short batch may leave this process no line: it takes part, and counts nothing
-        parts = [mine[n : n + self.task.lines_at_once] for n in starts] or [batch[:1]]
+        parts = in_parts(mine, self.task.lines_at_once, self.task.lengths)
+        parts = parts or [batch[:1]]  # no line is left for this process: it counts nothing
         seen = torch.zeros((), device=accelerator.device)
         for number, part in enumerate(parts):
             # processes' gradients are averaged, so that the loss is the mean over all lines

@@ -30,7 +30,7 @@ from emotion import process as process_module
 from emotion import rules, scoring, systems, training
 from emotion.data import Corpora
 from emotion.run import STATE_FILE, Run, last_whole_checkpoint
-from emotion.task import in_random_order, like_length
+from emotion.task import in_parts, in_random_order, like_length
 
 LINES, BATCH = 33, 8
 
@@ -38,9 +38,10 @@ LINES, BATCH = 33, 8
 class Toy:
     """A task of the loop: a linear layer to two labels, the squared error."""
 
-    def __init__(self, lines_at_once=BATCH, precision="fp32", scale=0.1):
+    def __init__(self, lines_at_once=BATCH, precision="fp32", scale=0.1, lengths=None):
         torch.manual_seed(0)
         self.model, self.lines_at_once, self.precision = nn.Linear(4, 2), lines_at_once, precision
+        self.lengths = lengths
         self.parameters = [{"params": list(self.model.parameters()), "lr": 0.1}]
         self.inputs, self.targets = scale * torch.randn(LINES, 4), scale * torch.randn(LINES, 2)
         self.dev = [3] * 9  # how many of the five right lines of dev are told, by evaluation
@@ -132,6 +133,17 @@ def test_batches_of_like_length_need_little_padding():
     assert padded(in_random_order(96, 8, 0, 0)) > 1.5 * sum(lengths)
 
 
+@pytest.mark.parametrize("lines", [8, 3])
+def test_a_long_line_makes_no_others_long(lines):
+    lengths = {7: 9, 1: 40, 2: 40, 3: 12, 4: 463, 5: 38, 6: 115}
+    batch = sorted(lengths, key=lengths.get, reverse=True)
+    parts = in_parts(batch, lines, lengths)
+    expected = {8: [[4], [6, 1, 2, 5], [3, 7]], 3: [[4], [6, 1, 2], [5, 3], [7]]}
+    assert parts == expected[lines]
+    assert in_parts(batch, lines, None) == [batch[n : n + lines] for n in range(0, 7, lines)]
+    assert in_parts([], lines, lengths) == []
+
+
 def test_one_line_is_a_batch():
     assert like_length([7], 8, 0, 0) == in_random_order(1, 8, 0, 0) == [[0]]
 
@@ -139,12 +151,13 @@ def test_one_line_is_a_batch():
 # Steps
 
 
+@pytest.mark.parametrize("lengths", [None, [9, 100, 30] * LINES])
 @pytest.mark.parametrize("lines_at_once", [8, 5, 3, 1])
 def test_gradients_are_those_of_the_mean_over_all_lines_of_a_step(
-    lines_at_once, trained, before_steps
+    lines_at_once, lengths, trained, before_steps
 ):
     """However many of them are taken through the model at a time; the last step has one."""
-    task = Toy(lines_at_once)
+    task = Toy(lines_at_once, lengths=lengths)
     parameters = list(task.model.parameters())
 
     def look(optimizer):
