@@ -269,5 +269,5 @@ def score(
         return to_scores(found.float().cpu().double(), model.prompt.objective).numpy()
 
     lengths = [row_length(model.tokens(suffix)) for suffix in suffixes]
-    batches = scoring.batches_to_score(lengths, lines, tokens, padding=0)
+    batches = scoring.batches_by_length(lengths, lines, tokens, padding=0)
     return scoring.score(batches, score_batch, after_batch)

@@ -178,7 +178,7 @@ class Inputs:
             return logits.float().cpu().double().sigmoid().numpy()
 
         lengths = [len(example["input_ids"]) for example in examples]
-        return scoring.score(scoring.batches_to_score(lengths, lines), score_batch, after_batch)
+        return scoring.score(scoring.batches_by_length(lengths, lines), score_batch, after_batch)
 
 
 def load_scorer(

@@ -70,7 +70,7 @@ def autocast(where: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(where.type, dtype=DTYPES[precision], enabled=precision != "fp32")
 
 
-def batches_to_score(
+def batches_by_length(
     lengths: Sequence[int], lines: int | None, tokens: int = TOKENS, padding: float = 0.25
 ) -> list[Batch]:
     """Lines in batches, the longest first: little padding, and the largest batch is tried first.

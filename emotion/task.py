@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from emotion.scoring import AfterBatch, Batch, batches_to_score
+from emotion.scoring import AfterBatch, Batch, batches_by_length
 
 
 class Task(Protocol):
@@ -83,7 +83,7 @@ def in_parts(batch: Batch, lines: int, lengths: Sequence[int] | None) -> list[Ba
     than four times its length. One long line would make all of a batch as long, and as large.
     """
     own = [1 if lengths is None else lengths[index] for index in batch]
-    parts = batches_to_score(own, lines, padding=0.75)
+    parts = batches_by_length(own, lines, padding=0.75)
     return [[batch[position] for position in part] for part in parts]
 
 

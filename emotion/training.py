@@ -237,6 +237,7 @@ class Training:
             if accelerator.is_main_process:
                 shutil.rmtree(partial, ignore_errors=True)
             accelerator.wait_for_everyone()
+            # safetensors leave out weights of one buffer, which those of a GRU are on a GPU
             accelerator.save_state(str(partial), safe_serialization=False)
             accelerator.wait_for_everyone()  # each process saves its random state
             if accelerator.is_main_process:

@@ -349,7 +349,7 @@ def signal_after(monkeypatch):
 
 def test_an_evaluation_that_is_broken_off_is_made_up_for(small, tmp_path, monkeypatch):
     """Also in the last epoch, after which there is no step to go on with."""
-    output, batches_to_score = tmp_path / "out", scoring.batches_to_score
+    output, batches_by_length = tmp_path / "out", scoring.batches_by_length
     arguments = [*small.arguments("bert_plain.py"), "--output-dir", output]
 
     def interrupt_number(number):
@@ -359,16 +359,16 @@ def test_an_evaluation_that_is_broken_off_is_made_up_for(small, tmp_path, monkey
         def begin(*told):
             if next(count) == number:
                 os.kill(os.getpid(), signal.SIGINT)
-            return batches_to_score(*told)
+            return batches_by_length(*told)
 
-        monkeypatch.setattr(scoring, "batches_to_score", begin)
+        monkeypatch.setattr(scoring, "batches_by_length", begin)
 
     for number, step in ((0, 4), (1, 8), (1, 12)):
         interrupt_number(number)
         process = call("bert_plain.py", *arguments, *["--resume"] * output.exists())
         assert process.returncode == 130 and process.stderr.count("\n") == 1
         assert last_whole_checkpoint(output).name == f"checkpoint-{step}"
-    monkeypatch.setattr(scoring, "batches_to_score", batches_to_score)
+    monkeypatch.setattr(scoring, "batches_by_length", batches_by_length)
     process = call("bert_plain.py", *arguments, "--resume")
     assert process.returncode == 0, process.stderr
     assert_same_end(output, small.undisturbed("bert_plain.py"))

@@ -214,7 +214,7 @@ WRAPPER = """
     def in_an_evaluation(*arguments):
         if wanted("1"):
             os.kill(os.getpid(), signal.SIGINT)
-        return batches_to_score(*arguments)
+        return batches_by_length(*arguments)
 
     def in_an_epoch(event, arguments):
         path = Path(str(arguments[0])) if event == "shutil.rmtree" else Path()
@@ -226,9 +226,9 @@ WRAPPER = """
                 time.sleep(0.01)
             signal.signal(signal.SIGINT, before)
 
-    batches_to_score = scoring.batches_to_score
+    batches_by_length = scoring.batches_by_length
     if {moment!r} == "evaluation":
-        scoring.batches_to_score = in_an_evaluation
+        scoring.batches_by_length = in_an_evaluation
     elif {moment!r} == "epoch":
         sys.addaudithook(in_an_epoch)
     importlib.import_module(Path(__file__).stem).main()

@@ -70,7 +70,7 @@ def encode(rows: data.Rows, labels: Sequence[str], path: str, run: Run) -> Featu
                 return model(**given).logits.float().cpu().numpy()
 
         lengths = [len(each["input_ids"]) for each in examples]
-        batches = scoring.batches_to_score(lengths, 48)
+        batches = scoring.batches_by_length(lengths, 48)
         features[split] = scoring.score(batches, encode_batch, lambda lines: None)
     return features
 
