@@ -3,8 +3,7 @@
 QLoRA: the model in 4 bits and frozen, low-rank adapters trained in its attention (Dettmers et al.
 2023, arXiv:2305.14314).
 
-    python gpt_train.py              nlpai-lab/kullm-polyglot-12.8b-v2 on the national corpus, on
-                                     one GPU of 24 GB
+    python gpt_train.py              kullm-polyglot-12.8b-v2 on the national corpus, on a 24 GB GPU
     python gpt_train.py --estimate   print what memory that needs, what the device has, and end
     python gpt_train.py --sample     a tiny model on the sample corpus: offline, on a CPU
     python gpt_inference.py --model-ckpt-path outputs/gpt_train/best
@@ -83,15 +82,19 @@ class AnswerTask:
         self.suffixes = {s: self.prompt.encode(r, s == "test") for s, r in rows.items()}
         vocabulary.check_unknown(tokenizer, self.suffixes["train"])
         self.lines_at_once = getattr(args, "lines_at_once", args.batch_size)
-        self.lengths = None  # no line is padded
-        self.plan = self.make_plan(self.prompt.length, len(self.prompt.prefix_ids))
+        self.lengths: list[int] | None = None  # lines are packed, and not padded
+        lengths = list(map(self.prompt.length, self.suffixes["train"]))
+        self.plan_memory(lengths, len(self.prompt.prefix_ids))
 
-    def make_plan(self, tokens: Callable[[list[int]], int], shared: int) -> Any:
-        """How training fits, from the tokens of a line, and those that a batch shares."""
+    def plan_memory(self, lengths: list[int], shared: int | None) -> None:
+        """Plan how training fits, and say so, from the tokens of each line, and those shared."""
         from emotion import memory
 
         drawn = self.lines_at_once, self.args.epochs, self.args.seed
-        return memory.plan(self.need, list(map(tokens, self.suffixes["train"])), shared, *drawn)
+        self.plan = memory.plan(self.need, lengths, shared, *drawn)
+        if self.plan.advice and not self.args.estimate:
+            raise utils.InputError(self.plan.advice)
+        utils.log.info(self.plan.table)
 
     def load(self) -> None:
         """Load the model in 4 bits, put adapters on it, and find out how it can be asked."""
@@ -103,20 +106,19 @@ class AnswerTask:
         utils.log.info(self.model.choose_way([lines[0], lines[-1]]))
         self.model.try_step([lines[0], lines[-1]])
         if not self.model.is_fast:
-            self.plan = self.make_plan(self.model.tokens, 0)
-        if self.plan.advice:
-            raise utils.InputError(self.plan.advice)
+            self.lengths = list(map(self.model.tokens, self.suffixes["train"]))
+            self.plan_memory(self.lengths, None)
         if self.plan.again:
             base.activation_checkpointing_enable()
-        head = {name for name, _ in self.model.named_parameters() if name.startswith("head.")}
-        self.parameters = task.parameter_groups(self.model, head, self.args.lr, self.args.head_lr)
+        rates = self.args.lr, self.args.head_lr
+        self.parameters = task.parameter_groups(self.model, self.model.new_weights, *rates)
         causal.checkpoint_adapters_alone(self.accelerator)
 
     def describe(self) -> str:
         """What was resolved and derived, and an example as the model reads it, for the log."""
         args, prompt, model = self.args, self.prompt, self.model.model
         trained, total = model.get_nb_trainable_parameters()
-        head = f", of the head {args.head_lr:g}" if args.objective == "head" else ""
+        head = f", of the head {args.head_lr:g}" if self.model.new_weights else ""
         return (
             f"{type(self.model.causal).__name__} on {model.device}: "
             f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained\n"
@@ -180,9 +182,6 @@ def train(args: argparse.Namespace, run: Run) -> None:
     if args.estimate:
         print(task.plan.table)
         return
-    if task.plan.advice:
-        raise utils.InputError(task.plan.advice)
-    utils.log.info(task.plan.table)
     task.load()
     run.note(
         device=str(accelerator.device), precision=task.precision, activations_again=task.plan.again

@@ -62,6 +62,7 @@ class AnswerModel(nn.Module):
 
     Attributes:
         is_fast: the way that is taken; `choose_way` finds out which is right.
+        new_weights: names of the parameters of a head of its own, while nothing has taught them.
     """
 
     def __init__(self, model: Any, prompt: Prompt, precision: str, labels: int = 0) -> None:
@@ -82,6 +83,7 @@ class AnswerModel(nn.Module):
             else AnswerHead(prompt.answer_ids, function or HeadFunction())
         )
         self.head.to(self.causal.device)
+        self.new_weights = {f"head.{name}" for name, _ in self.head.named_parameters()}
         self.set_precision(precision)
 
     @property
@@ -240,10 +242,12 @@ class AnswerModel(nn.Module):
         self.zero_grad()
 
     def tokens(self, suffix: Suffix) -> int:
-        """How many tokens are read for a line, but for the shared beginning on the fast way."""
+        """How many tokens a line in rows of its own takes with its padding; on the fast way, the
+        shared beginning left out.
+        """
         if self.is_fast:
-            return self.prompt.length(suffix)
-        return self.prompt.rows([suffix], pads=False)["input_ids"].numel()
+            return row_length(self.prompt.length(suffix))
+        return self.prompt.rows([suffix])["input_ids"].numel()
 
 
 @torch.inference_mode()
@@ -268,6 +272,6 @@ def score(
         found = model([suffixes[index] for index in batch], known)
         return to_scores(found.float().cpu().double(), model.prompt.objective).numpy()
 
-    lengths = [row_length(model.tokens(suffix)) for suffix in suffixes]
+    lengths = list(map(model.tokens, suffixes))
     batches = scoring.batches_by_length(lengths, lines, tokens, padding=0)
     return scoring.score(batches, score_batch, after_batch)

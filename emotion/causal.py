@@ -180,6 +180,7 @@ def load_trained(model: AnswerModel, path: Path) -> None:
     if model.has_own_head:
         with loading(path):
             model.head.load_state_dict(load_file(path / HEAD_FILE))
+        model.new_weights = set()
 
 
 def load_adapters(model: Any, path: Path | str) -> None:

@@ -1,5 +1,6 @@
 """Text and target to the inputs of an encoder, and its scores."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,8 @@ class Inputs:
                 alone = torch.cat([model.eval()(**self.batch([each])).logits for each in short])
                 beside = model(**several).logits[:-1]
             off = float((alone - beside).abs().max())
-            is_independent = off <= TOLERANCE * max(1.0, float(alone.abs().max()))
+            bound = TOLERANCE * max(1.0, float(alone.abs().max()))
+            is_independent = off <= bound < math.inf
             devices = [self.device] if self.device.type == "cuda" else []
             if is_independent:
                 with torch.random.fork_rng(devices), self.autocast():

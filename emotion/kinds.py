@@ -8,9 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from emotion import run as run_directory
 
+CHANGES_NO_WEIGHT = {  # what may differ on --resume
+    *("output_dir", "resume", "train_file", "dev_file", "test_file", "soft_labels"),
+    *("val_batch_size", "lines_at_once", "save_steps", "threshold", "report_to"),
+    *("precision", "corpus"),  # what the one comes to, and files of the other, are compared
+}
+# What runs did that were begun before these flags were there
+BEFORE = {"target": "pair", "tune": "micro", "normalise": "on"}
 Group = dict[int, tuple[Path, dict[str, Any]]]  # runs that differ in their fold alone, by that
+
+
+def in_full(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a run, of whatever version, without what has no effect in it."""
+    told = BEFORE | {"head_lr": arguments.get("lr")} | arguments
+    if told.get("objective", "head") != "head":
+        del told["head_lr"]  # answers are scored by the model's own head
+    return told
 
 
 def is_pooled(run: dict[str, Any]) -> bool:
@@ -23,9 +37,8 @@ def comparable(run: dict[str, Any]) -> dict[str, Any]:
 
     Paths of corpus files, which are another machine's perhaps, do not: SHA-256 tells files apart.
     """
-    left_out = run_directory.CHANGES_NO_WEIGHT
-    arguments = run_directory.BEFORE | run["arguments"]
-    arguments = {name: each for name, each in arguments.items() if name not in left_out}
+    told = in_full(run["arguments"]).items()
+    arguments = {name: each for name, each in told if name not in CHANGES_NO_WEIGHT}
     if arguments.get("folds") is None:
         arguments.pop("fold", None)
     return arguments | {"script": run["script"]}

@@ -18,7 +18,7 @@ from emotion import scoring
 from emotion.answers import text_decoder
 from emotion.checkpoint import loading
 from emotion.encoder import quiet_loading
-from emotion.task import in_random_order
+from emotion.task import in_parts, in_random_order
 
 CUDA_RESERVE = 0.8  # GiB of a GPU for its context and what the allocator cannot use; an assumption
 PROBE = 257  # tokens whose activations are counted; a prime, so that no size of a model equals it
@@ -194,13 +194,16 @@ def count_kept_bytes(model: Any, dtype: torch.dtype) -> int:
 
 
 def longest_batch(
-    lengths: Sequence[int], prefix: int, batch_size: int, epochs: int, seed: int
+    lengths: Sequence[int], prefix: int | None, batch_size: int, epochs: int, seed: int
 ) -> int:
-    """Tokens of the longest batch of a training, by one process."""
+    """Tokens of the longest batch of a training, by one process; see `plan`."""
     batches = itertools.chain.from_iterable(
         in_random_order(len(lengths), batch_size, seed, epoch) for epoch in range(epochs)
     )
-    return prefix + max(sum(lengths[index] for index in batch) for batch in batches)
+    if prefix is not None:
+        return prefix + max(sum(lengths[index] for index in batch) for batch in batches)
+    parts = itertools.chain.from_iterable(in_parts(each, batch_size, lengths) for each in batches)
+    return max(len(part) * max(lengths[index] for index in part) for part in parts)
 
 
 class Plan(NamedTuple):
@@ -213,12 +216,19 @@ class Plan(NamedTuple):
 
 
 def plan(
-    need: Estimate, lengths: Sequence[int], prefix: int, batch_size: int, epochs: int, seed: int
+    need: Estimate,
+    lengths: Sequence[int],
+    prefix: int | None,
+    batch_size: int,
+    epochs: int,
+    seed: int,
 ) -> Plan:
     """Compare what training needs with what the device has.
 
     Args:
-        lengths: tokens of each line, without the shared beginning of `prefix` tokens.
+        lengths: tokens of each line, without the shared beginning.
+        prefix: tokens of the beginning that the lines of a batch share, packed into one row; None
+            where they share nothing, and are padded.
     """
     device = scoring.device()
     held = sum(need.held.values())

@@ -23,6 +23,7 @@ import numpy as np
 
 import utils
 from emotion import outputs, process, statistics
+from emotion.kinds import CHANGES_NO_WEIGHT, in_full
 from emotion.rules import Rule
 
 PACKAGES = (
@@ -31,15 +32,6 @@ PACKAGES = (
 )
 AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
 STATE_FILE = "training_state.json"  # the last file of a checkpoint
-CHANGES_NO_WEIGHT = {  # what may differ on --resume
-    *("output_dir", "resume", "train_file", "dev_file", "test_file", "soft_labels"),
-    *("val_batch_size", "lines_at_once", "save_steps", "threshold", "report_to"),
-    *("precision", "corpus"),  # what the one comes to, and files of the other, are compared
-}
-
-
-# What runs did that were begun before these flags were there
-BEFORE = {"target": "pair", "tune": "micro", "normalise": "on"}
 
 
 class Run:
@@ -161,12 +153,10 @@ class Run:
 
     def check_same(self, before: dict[str, Any]) -> None:
         """Raise utils.InputError if the run that is resumed had other arguments."""
-        was = {name: each for name, each in BEFORE.items() if name in self.args}
-        was |= before.get("arguments", {}) | {"processes": before.get("processes")}
+        was = in_full(before.get("arguments", {})) | {"processes": before.get("processes")}
         self.keep_steps(was)
-        now = json.loads(json.dumps(vars(self.args), default=str)) | {
-            "processes": process.process_count()
-        }
+        now = in_full(json.loads(json.dumps(vars(self.args), default=str)))
+        now["processes"] = process.process_count()
         if before.get("script", self.script) != self.script:
             told = f"{self.directory} holds a run of {before['script']}"
             raise utils.InputError(f"--resume: {told}; give another --output-dir")

@@ -123,16 +123,16 @@ class Training:
     def step(self, batch: scoring.Batch) -> None:
         """Forward, backward, clip, step, schedule; nothing here waits for the device."""
         accelerator, rank = self.accelerator, self.accelerator.process_index
-        mine = batch[rank :: accelerator.num_processes]
-        parts = in_parts(mine, self.task.lines_at_once, self.task.lengths)
-        parts = parts or [batch[:1]]  # no line is left for this process: it counts nothing
+        processes = accelerator.num_processes  # with FSDP each waits for the passes of all
+        parts = in_parts(batch, self.task.lines_at_once * processes, self.task.lengths)
         seen = torch.zeros((), device=accelerator.device)
         for number, part in enumerate(parts):
+            mine = part[rank::processes]  # or none: it takes part then, and counts nothing
             # processes' gradients are averaged, so that the loss is the mean over all lines
-            share = len(part) / len(batch) * accelerator.num_processes if mine else 0.0
+            share = len(mine) / len(batch) * processes
             waits = number < len(parts) - 1
             with accelerator.no_sync(self.model) if waits else contextlib.nullcontext():
-                loss = self.task.loss(self.model, part) * share
+                loss = self.task.loss(self.model, mine or part[:1]) * share
                 accelerator.backward(self.scaler.scale(loss))
             seen += loss.detach()
         optimizer = self.optimizer.optimizer  # accelerate's wrapper knows no scaler of ours

@@ -69,6 +69,18 @@ def test_a_lines_logits_do_not_depend_on_its_batch(loaded):
             assert (alone - batch[index]).abs().max() < 1e-5 * max(1, alone.abs().max())
 
 
+def test_padding_may_move_logits_by_a_share_of_the_largest():
+    tokenizer, model, _ = load("cls")
+    rows = [make_row(form="급식 " * count, target=None) for count in (1, 3, 60)]
+    inputs, examples = Inputs(model, tokenizer, "fp32"), encode(rows, tokenizer, model)
+    with torch.no_grad():
+        model.classifier.out_proj.weight *= 1e6
+    model.to(inputs.device).eval()
+    alone, beside = (model(**inputs.batch(each)).logits[0] for each in (examples[:1], examples))
+    assert 1e-4 < (alone - beside).abs().max() < 1e-4 * alone.abs().max()
+    inputs.check(model, examples, reads_cls=True)
+
+
 def test_every_parameter_is_trained_and_new_weights_are_the_head(loaded):
     tokenizer, model, new_weights = loaded
     inputs = Inputs(model, tokenizer, "fp32")

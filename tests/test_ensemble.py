@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,6 +293,12 @@ def test_runs_that_differ_in_more_than_their_seed_are_of_several_kinds(tmp_path)
     assert kind == kinds.kind_of(run | {"arguments": run["arguments"] | {"seed": 9}})
     of_another_version = dict(reversed(run["arguments"].items()))
     assert kind == kinds.kind_of(run | {"arguments": of_another_version})
+    folds = [
+        {**run["arguments"], "folds": 2, "fold": 0},
+        of_another_version | {"folds": 2, "fold": 1},
+    ]
+    [group] = kinds.groups_of({Path(str(n)): run | {"arguments": folds[n]} for n in range(2)})
+    assert sorted(group) == [0, 1]
     for change in (
         {"precision": "bf16"},
         {"data": run["data"] | {"train": {"sha256": "another"}}},
@@ -299,6 +306,14 @@ def test_runs_that_differ_in_more_than_their_seed_are_of_several_kinds(tmp_path)
         {"arguments": run["arguments"] | {"epochs": 3}},
     ):
         assert kind != kinds.kind_of(run | change)
+
+    def with_rates(objective, **rates):
+        more = {"objective": objective, "lr": 0.1} | rates
+        return kinds.kind_of(run | {"arguments": run["arguments"] | more})
+
+    assert with_rates("answer") == with_rates("answer", head_lr=0.2)  # it has no new weights
+    began_before = with_rates("head")  # the flag was there
+    assert began_before == with_rates("head", head_lr=0.1) != with_rates("head", head_lr=0.2)
     others = [run | {"arguments": run["arguments"] | {"seed": seed}} for seed in (8, 9, 9)]
     assert kinds.kinds_of([run, *others]) == [kind, kind, kind, f"{kind}1"]  # no fourth seed
     again = tmp_path / "nowhere" / ".." / "one"

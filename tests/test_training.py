@@ -174,6 +174,24 @@ def test_gradients_are_those_of_the_mean_over_all_lines_of_a_step(
             assert torch.allclose(gradient, expected, atol=1e-7, rtol=1e-5)
 
 
+def test_processes_take_a_step_in_as_many_parts_and_a_long_line_apart(trained, monkeypatch):
+    """With FSDP each pass waits for those of all processes."""
+    lengths = [100 if index in (7, 20) else 20 for index in range(LINES)]
+    parts = {}
+    for rank in range(2):
+        monkeypatch.setattr(Accelerator, "num_processes", 2)
+        monkeypatch.setattr(Accelerator, "process_index", rank)
+        task, parts[rank] = Toy(lines_at_once=2, lengths=lengths), []
+        loss, seen = task.loss, parts[rank]
+        task.loss = lambda model, part, loss=loss, seen=seen: seen.append(part) or loss(model, part)
+        trained(task, epochs=1)
+    assert len(parts[0]) == len(parts[1]) > 5 + 4  # steps of 8 lines, of which 4 are taken at once
+    together = [{*one, *other} for one, other in zip(parts[0], parts[1], strict=True)]
+    assert sorted(itertools.chain(*together)) == list(range(LINES))
+    for part in together:
+        assert len({lengths[index] for index in part}) == 1
+
+
 def test_a_gradient_is_clipped_to_length_one(trained, before_steps):
     def length(optimizer):
         gradients = [each.grad for group in optimizer.param_groups for each in group["params"]]
