@@ -1,5 +1,6 @@
 """What a training step of a 4-bit model with adapters needs, told before anything is loaded."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -233,9 +234,12 @@ def plan(
     device = scoring.device()
     held = sum(need.held.values())
 
+    @functools.cache
+    def longest(size: int) -> int:
+        return longest_batch(lengths, prefix, size, epochs, seed)
+
     def needed(size: int, again: bool) -> float:
-        tokens = longest_batch(lengths, prefix, size, epochs, seed)
-        return held + sum(need.training(tokens, again).values())
+        return held + sum(need.training(longest(size), again).values())
 
     def largest(room: float, again: bool) -> int:
         return max((size for size in SIZES if needed(size, again) <= room), default=0)
@@ -245,7 +249,7 @@ def plan(
         free = torch.cuda.mem_get_info(device)[0]
     free = min(accelerate.utils.gather_object([free]))  # of several devices, the fullest
     again = needed(batch_size, False) > free
-    tokens = longest_batch(lengths, prefix, batch_size, epochs, seed)
+    tokens = longest(batch_size)
     total = needed(batch_size, again)
     rows = need.held | need.training(tokens, again) | {"in all": total, f"free on {device}": free}
     lines = [f"MiB that training needs, batches of up to {tokens} tokens ({batch_size} lines):"]
