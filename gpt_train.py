@@ -65,7 +65,7 @@ class AnswerTask:
     def __init__(self, args: argparse.Namespace, corpora: data.Corpora, accelerator: Any) -> None:
         from transformers import AutoTokenizer
 
-        from emotion import causal, memory, scoring, targets, vocabulary
+        from emotion import causal, memory, memory_plan, scoring, targets, vocabulary
         from emotion.prompt import Prompt
         from emotion.prompt_words import make_strings, read_answers
 
@@ -83,15 +83,15 @@ class AnswerTask:
         vocabulary.check_unknown(tokenizer, self.suffixes["train"])
         self.lines_at_once = getattr(args, "lines_at_once", args.batch_size)
         self.lengths: list[int] | None = None  # lines are packed, and not padded
+        self.free = memory_plan.free_memory()
         lengths = list(map(self.prompt.length, self.suffixes["train"]))
-        self.plan_memory(lengths, len(self.prompt.prefix_ids))
+        self.plan_memory(lengths, memory_plan.Layout(len(self.prompt.prefix_ids)))
 
-    def plan_memory(self, lengths: list[int], shared: int | None) -> None:
-        """Plan how training fits, and say so, from the tokens of each line, and those shared."""
-        from emotion import memory
+    def plan_memory(self, lengths: list[int], layout: Any) -> None:
+        """Plan how training fits, and say so, from the tokens of each line and how lines lie."""
+        from emotion import memory_plan
 
-        drawn = self.lines_at_once, self.args.epochs, self.args.seed
-        self.plan = memory.plan(self.need, lengths, shared, *drawn)
+        self.plan = memory_plan.make(self.need, self.free, lengths, layout, self.args)
         if self.plan.advice and not self.args.estimate:
             raise utils.InputError(self.plan.advice)
         utils.log.info(self.plan.table)
@@ -107,7 +107,7 @@ class AnswerTask:
         self.model.try_step([lines[0], lines[-1]])
         if not self.model.is_fast:
             self.lengths = list(map(self.model.tokens, self.suffixes["train"]))
-            self.plan_memory(self.lengths, None)
+            self.plan_memory(self.lengths, self.model.layout())
         if self.plan.again:
             base.activation_checkpointing_enable()
         rates = self.args.lr, self.args.head_lr

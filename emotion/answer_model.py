@@ -20,6 +20,7 @@ from emotion.answers import (
     text_decoder,
     to_scores,
 )
+from emotion.memory import Layout
 from emotion.prompt import Prompt, Suffix, attention_mask, row_length
 
 WANTED = {"attention_mask", "position_ids", "past_key_values"}  # of a decoder, on the fast way
@@ -130,7 +131,7 @@ class AnswerModel(nn.Module):
         kept = inputs["kept"]
         if self.has_own_head:
             return self.head(self.last_hidden(inputs).flatten(0, 1))
-        if "logits_to_keep" in inspect.signature(self.causal.forward).parameters:
+        if self.keeps_few_logits():
             inputs["logits_to_keep"], kept = kept.unique(return_inverse=True)
         row, _ = inputs.pop("row"), inputs.pop("kept")
         with scoring.autocast(where, self.precision):
@@ -142,7 +143,7 @@ class AnswerModel(nn.Module):
         """The hidden states at the kept positions [lines, 1, size], by the model's own forward."""
         row, kept = inputs.pop("row"), inputs.pop("kept")[:, :, 0]
         given: dict[str, Any] = scoring.to_device(inputs, self.causal.device)
-        if "logits_to_keep" in inspect.signature(self.causal.forward).parameters:
+        if self.keeps_few_logits():
             given["logits_to_keep"] = 1  # none is wanted
         seen: list[Any] = []
         hook = text_decoder(self.causal).register_forward_hook(
@@ -240,6 +241,18 @@ class AnswerModel(nn.Module):
             mend = "give other --target-modules, or another --model"
             raise utils.InputError(f"{told}; {mend}") from error
         self.zero_grad()
+
+    def layout(self) -> Layout:
+        """How the lines of a batch lie in training."""
+        if self.is_fast:
+            return Layout(len(self.prompt.prefix_ids))
+        several = [len(ids) for ids in self.prompt.answer_ids if len(ids) > 1]
+        kept = max(several, default=1)
+        return Layout(None, max(1, len(several)), kept if self.keeps_few_logits() else None)
+
+    def keeps_few_logits(self) -> bool:
+        """Whether its class makes the logits of chosen tokens alone."""
+        return "logits_to_keep" in inspect.signature(self.causal.forward).parameters
 
     def tokens(self, suffix: Suffix) -> int:
         """How many tokens a line in rows of its own takes with its padding; on the fast way, the

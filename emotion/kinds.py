@@ -20,7 +20,7 @@ Group = dict[int, tuple[Path, dict[str, Any]]]  # runs that differ in their fold
 
 
 def in_full(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a run, of whatever version, without what has no effect in it."""
+    """The arguments of a run of whatever version; without --head-lr where there is no such head."""
     told = BEFORE | {"head_lr": arguments.get("lr")} | arguments
     if told.get("objective", "head") != "head":
         del told["head_lr"]  # answers are scored by the model's own head

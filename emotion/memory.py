@@ -1,13 +1,9 @@
 """What a training step of a 4-bit model with adapters needs, told before anything is loaded."""
 
-import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import accelerate
 import peft
-import psutil
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -19,12 +15,46 @@ from emotion import scoring
 from emotion.answers import text_decoder
 from emotion.checkpoint import loading
 from emotion.encoder import quiet_loading
-from emotion.task import in_parts, in_random_order
 
-CUDA_RESERVE = 0.8  # GiB of a GPU for its context and what the allocator cannot use; an assumption
 PROBE = 257  # tokens whose activations are counted; a prime, so that no size of a model equals it
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128)  # batch sizes that are tried
+OF_A_LOGIT = 14  # bytes: a product, its logarithm's share, and the gradients of these, in float32
 Bytes = dict[str, float]  # by purpose
+
+
+class Batch(NamedTuple):
+    """What is counted of a batch: tokens with their padding, places of the attention mask, tokens
+    whose logits over the vocabulary are kept.
+    """
+
+    tokens: int
+    mask: int
+    logits: int = 0
+
+
+class Layout(NamedTuple):
+    """How lines lie in a batch.
+
+    Attributes:
+        prefix: tokens of the beginning that the lines share, packed into one row; None where each
+            line has rows of its own, padded.
+        rows: of a line, then.
+        logits: tokens of a row whose logits over the vocabulary are kept for its own line, and
+            for each of the others; None: of all.
+    """
+
+    prefix: int | None
+    rows: int = 1
+    logits: int | None = 0
+
+    def batch(self, lengths: Sequence[int]) -> Batch:
+        """A batch of lines, by the tokens of each."""
+        if self.prefix is not None:
+            tokens = self.prefix + sum(lengths)
+            return Batch(tokens, tokens**2)
+        lines, longest = len(lengths), max(lengths)
+        length = longest // self.rows
+        kept = length if self.logits is None else min(length, lines * self.logits)
+        return Batch(lines * longest, lines * longest * length, lines * self.rows * kept)
 
 
 class Estimate(NamedTuple):
@@ -32,14 +62,14 @@ class Estimate(NamedTuple):
 
     Attributes:
         held: throughout.
-        training: from the tokens of a batch, and whether activations are computed again in the
-            backward pass, to what comes and goes.
+        training: from a batch, and whether activations are computed again in the backward pass,
+            to what comes and goes.
         scoring: from the tokens of a batch to what scoring it takes.
         vocabulary: how many tokens the model has, no bytes.
     """
 
     held: Bytes
-    training: Callable[[int, bool], Bytes]
+    training: Callable[[Batch, bool], Bytes]
     scoring: Callable[[int], float]
     vocabulary: int
 
@@ -91,13 +121,13 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
         "adapter, its gradients, optimiser state": 16 * trained,
     }
 
-    def training(tokens: int, again: bool) -> Bytes:
+    def training(batch: Batch, again: bool) -> Bytes:
         # a weight and its transpose, a gradient, the mask while it is made
-        coming = 2 * unpacked + 8 * tokens * widest + 8 * tokens**2
+        tokens, coming = batch.tokens, 2 * unpacked + 8 * batch.tokens * widest + 8 * batch.mask
+        coming += OF_A_LOGIT * batch.logits * text.vocab_size
         if again:
-            one_layer = kept / layers * tokens
-            kept_inputs = 4 * tokens * hidden * layers
-            return {"inputs of every layer, kept": kept_inputs, WORKING: one_layer + coming}
+            coming += kept / layers * tokens
+            return {"inputs of every layer, kept": 4 * tokens * hidden * layers, WORKING: coming}
         return {"activations of every layer, kept": kept * tokens, WORKING: coming}
 
     def scoring_takes(tokens: int) -> float:
@@ -192,81 +222,3 @@ def count_kept_bytes(model: Any, dtype: torch.dtype) -> int:
         total = sum(storage.nbytes() for key, storage in kept.items() if key not in own)
     del output
     return total
-
-
-def longest_batch(
-    lengths: Sequence[int], prefix: int | None, batch_size: int, epochs: int, seed: int
-) -> int:
-    """Tokens of the longest batch of a training, by one process; see `plan`."""
-    batches = itertools.chain.from_iterable(
-        in_random_order(len(lengths), batch_size, seed, epoch) for epoch in range(epochs)
-    )
-    if prefix is not None:
-        return prefix + max(sum(lengths[index] for index in batch) for batch in batches)
-    parts = itertools.chain.from_iterable(in_parts(each, batch_size, lengths) for each in batches)
-    return max(len(part) * max(lengths[index] for index in part) for part in parts)
-
-
-class Plan(NamedTuple):
-    """How training fits: the table, whether to compute activations again, tokens to score."""
-
-    table: str
-    again: bool
-    tokens_to_score: int
-    advice: str | None  # where it does not fit
-
-
-def plan(
-    need: Estimate,
-    lengths: Sequence[int],
-    prefix: int | None,
-    batch_size: int,
-    epochs: int,
-    seed: int,
-) -> Plan:
-    """Compare what training needs with what the device has.
-
-    Args:
-        lengths: tokens of each line, without the shared beginning.
-        prefix: tokens of the beginning that the lines of a batch share, packed into one row; None
-            where they share nothing, and are padded.
-    """
-    device = scoring.device()
-    held = sum(need.held.values())
-
-    @functools.cache
-    def longest(size: int) -> int:
-        return longest_batch(lengths, prefix, size, epochs, seed)
-
-    def needed(size: int, again: bool) -> float:
-        return held + sum(need.training(longest(size), again).values())
-
-    def largest(room: float, again: bool) -> int:
-        return max((size for size in SIZES if needed(size, again) <= room), default=0)
-
-    free: float = psutil.virtual_memory().available
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    free = min(accelerate.utils.gather_object([free]))  # of several devices, the fullest
-    again = needed(batch_size, False) > free
-    tokens = longest(batch_size)
-    total = needed(batch_size, again)
-    rows = need.held | need.training(tokens, again) | {"in all": total, f"free on {device}": free}
-    lines = [f"MiB that training needs, batches of up to {tokens} tokens ({batch_size} lines):"]
-    lines += [f"  {purpose:<44}{size / 2**20:>10,.1f}" for purpose, size in rows.items()]
-    lines.append("activations are " + ("computed again to save memory" if again else "kept"))
-    for card in (24, 16, 12):
-        room = (card - CUDA_RESERVE) * 2**30
-        sizes = largest(room, False), largest(room, True)
-        told = "--batch-size up to {}, up to {} with activations computed again".format(*sizes)
-        lines.append(f"a GPU of {card} GB: {told if sizes[1] else 'too small'}")
-    advice = None
-    if total > free:
-        size = largest(free, True)
-        mend = f"take --batch-size {size}" if size else "take a smaller --model or a larger device"
-        has = f"{device} has {free / 2**30:.1f} free"
-        advice = f"training needs {total / 2**30:.1f} GiB and {has}; {mend}"
-    tokens_to_score = scoring.TOKENS
-    while tokens_to_score > 256 and held + need.scoring(tokens_to_score) > free:
-        tokens_to_score //= 2
-    return Plan("\n".join(lines), again, tokens_to_score, advice)

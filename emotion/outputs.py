@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 import utils
-from emotion import statistics
+from emotion import process, statistics
 from emotion.rules import Rule
 
 Scored = Iterable[tuple[list[utils.Row], np.ndarray]]  # (rows, probabilities) in the file's order
@@ -47,6 +47,16 @@ def write_json(path: Path, value: Any) -> None:
     """Write an object as indented JSON; Korean stays readable."""
     with whole_file(path) as file:
         file.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+@contextlib.contextmanager
+def resuming(path: Path) -> Iterator[None]:
+    """Inside, what a library raises over a checkpoint that does not fit is a utils.InputError."""
+    try:
+        yield
+    except Exception as error:  # each library has its own
+        told = f"--resume: {path} is damaged, or of another version ({process.cause(error)})"
+        raise utils.InputError(f"{told}; give another --output-dir") from error
 
 
 def cannot_be_saved(path: Path, error: Exception) -> utils.RunError:

@@ -52,12 +52,12 @@ def parameter_groups(
 
     Those that are frozen are in no group.
     """
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    groups: dict[tuple[float, ...], dict[str, Any]] = {}
     trained = [each for each in model.named_parameters() if each[1].requires_grad]
     for name, parameter in trained:
         is_new, decays = name in new_weights, parameter.ndim > 1  # biases and norms are vectors
         rates = {"lr": head_lr if is_new else lr, "weight_decay": weight_decay if decays else 0.0}
-        group = groups.setdefault((is_new, decays), {"params": [], **rates})
+        group = groups.setdefault(tuple(rates.values()), {"params": [], **rates})
         group["params"].append(parameter)
     return list(groups.values())
 
@@ -82,8 +82,9 @@ def in_parts(batch: Batch, lines: int, lengths: Sequence[int] | None) -> list[Ba
     """Lines of a step as they are taken through a model: so many at a time, and none padded to more
     than four times its length. One long line would make all of a batch as long, and as large.
     """
-    own = [1 if lengths is None else lengths[index] for index in batch]
-    parts = batches_by_length(own, lines, padding=0.75)
+    if lengths is None:
+        return [batch[start : start + lines] for start in range(0, len(batch), lines)]
+    parts = batches_by_length([lengths[index] for index in batch], lines, padding=0.75)
     return [[batch[position] for position in part] for part in parts]
 
 

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import shutil
 import signal
@@ -185,13 +184,14 @@ class Training:
 
             scores = self.task.score(self.model, "dev", after_batch)
         metrics = rules.best_f1(gold, scores)
-        entries = (each for each in self.state.history if each["epoch"] > epoch - 1)
-        losses = [each["loss"] for each in entries if "loss" in each]
+        entries = [e for e in self.state.history if "loss" in e and e["epoch"] > epoch - 1]
+        steps = np.diff([(epoch - 1) * self.steps, *(each["step"] for each in entries)])
+        loss = np.average([each["loss"] for each in entries], weights=steps)
         self.state.epochs = epoch
         self.log(epoch=epoch, **metrics)
         utils.log.info(
             "epoch %d/%d: loss %.4f, %sdev micro-F1 %.4f (at 0.5 %.4f), macro-F1 %.4f, both tuned",
-            *(epoch, self.epochs, np.mean(losses), f"{speed:.1f} lines/s, " * bool(speed)),
+            *(epoch, self.epochs, loss, f"{speed:.1f} lines/s, " * bool(speed)),
             *(metrics["micro_f1"], metrics["micro_f1_at_0.5"], metrics["macro_f1"]),
         )
         if (reached := metrics[f"{self.run.args.tune}_f1"]) > self.state.best:
@@ -258,10 +258,10 @@ class Training:
         self.accelerator.wait_for_everyone()
         if path is None:
             return State()
-        self.accelerator.load_state(str(path))
-        state = State(**json.loads((path / STATE_FILE).read_text(encoding="utf-8")))
         utils.log.info("going on from %s", path)
-        return state
+        with outputs.resuming(path):
+            self.accelerator.load_state(str(path))
+            return State(**outputs.read_json(path / STATE_FILE))
 
     # Interrupts
 

@@ -250,6 +250,18 @@ def test_new_weights_learn_at_the_head_rate_and_vectors_do_not_decay(loaded):
             is_head = not names[parameter].startswith(model.base_model_prefix)
             assert group["lr"] == (1e-3 if is_head else 1e-5)
             assert group["weight_decay"] == (0.0 if parameter.ndim == 1 else 0.1)
+    [group] = task.parameter_groups(model, new_weights, 1e-3, 1e-3)  # as before --head-lr
+    assert group["params"] == list(model.parameters())
+
+
+def test_weights_that_are_not_finite_are_told():
+    tokenizer, model, _ = load()
+    with torch.no_grad():
+        next(model.parameters())[:] = torch.nan
+    rows = [make_row(form="급식 " * n) for n in (1, 3, 9)]
+    with pytest.raises(utils.InputError, match=r"the logits are not finite, as its weights are"):
+        inputs = Inputs(model, tokenizer, "fp32")
+        inputs.check(model, encode(rows, tokenizer, model), reads_cls=True)
 
 
 def test_predictions_come_back_in_the_order_of_the_lines():

@@ -1,5 +1,6 @@
 """The two GPT scripts: prompt, layout, arithmetic, objectives, memory, and whole runs."""
 
+import argparse
 import contextlib
 import functools
 import itertools
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GPTNeoXConfig,
@@ -32,7 +34,18 @@ from transformers import (
 
 import gpt_train
 import utils
-from emotion import answer_model, answers, causal, checkpoint, data, memory, rules, scoring
+from emotion import (
+    answer_model,
+    answers,
+    causal,
+    checkpoint,
+    data,
+    memory,
+    memory_plan,
+    rules,
+    scoring,
+    task,
+)
 from emotion.answer_model import AnswerModel
 from emotion.prompt import Prompt, attention_mask
 from emotion.prompt_words import PROMPTS, make_strings
@@ -583,8 +596,12 @@ def test_the_estimate_counts_what_the_model_holds():
     assert held["adapter, its gradients, optimiser state"] == 4 * trained
 
 
+def packed(tokens):
+    return memory.Layout(0).batch([tokens])
+
+
 def kept_by(need, tokens):
-    return need.training(tokens, False)["activations of every layer, kept"]
+    return need.training(packed(tokens), False)["activations of every layer, kept"]
 
 
 def test_the_estimate_counts_what_a_pass_keeps():
@@ -613,9 +630,10 @@ def test_the_estimate_counts_what_a_pass_keeps():
 def test_the_estimate_grows_with_tokens_layers_and_the_adapter(tmp_path):
     need = estimate()
     assert kept_by(need, 2000) == 2 * kept_by(need, 1000)
-    again = need.training(1000, True)["inputs of every layer, kept"]
+    again = need.training(packed(1000), True)["inputs of every layer, kept"]
     assert again == 1000 * 4 * 4 * 128 < kept_by(need, 1000) / 5  # layers, bytes, hidden size
-    assert sum(need.training(1000, True).values()) < sum(need.training(1000, False).values())
+    least, most = (sum(need.training(packed(1000), each).values()) for each in (True, False))
+    assert least < most
     assert need.scoring(2000) > need.scoring(1000) > need.scoring(0) > 0
     assert kept_by(estimate(rank=64), 1000) > kept_by(need, 1000)
     trained = "adapter, its gradients, optimiser state"
@@ -644,12 +662,15 @@ def leave_free(monkeypatch):
     return leave
 
 
+def arguments_of(batch_size, epochs=1, **more):
+    return argparse.Namespace(batch_size=batch_size, epochs=epochs, seed=0, **more)
+
+
 def test_a_plan_says_what_fits(leave_free):
-    need, lengths = estimate(), [100] * 64
-    plan = functools.partial(memory.plan, need, lengths, 50, 64, 1, 0)
-    assert memory.longest_batch(lengths, 50, 64, 1, 0) == 6450
+    need, lengths, layout = estimate(), [100] * 64, memory.Layout(50)
+    assert memory_plan.largest_batch(lengths, layout, arguments_of(64), 64) == (6450, 6450**2, 0)
     held = sum(need.held.values())
-    kept, again = (held + sum(need.training(6450, each).values()) for each in (False, True))
+    kept, again = (held + sum(need.training(packed(6450), each).values()) for each in (False, True))
     for free, computes_again, advice in (
         (kept, False, None),
         (kept - 1, True, None),
@@ -658,7 +679,8 @@ def test_a_plan_says_what_fits(leave_free):
         (held, True, "take a smaller --model or a larger device"),
     ):
         leave_free(free)
-        found = plan()
+        assert memory_plan.free_memory() == free
+        found = memory_plan.make(need, free, lengths, layout, arguments_of(64))
         assert found.again == computes_again
         assert (found.advice is None) if advice is None else found.advice.endswith(advice)
         assert f"activations are {'computed again' if computes_again else 'kept'}" in found.table
@@ -670,14 +692,50 @@ def test_a_plan_says_what_fits(leave_free):
     assert "a GPU of 24 GB: --batch-size up to 128, up to 128 with" in found.table
 
 
-def test_the_longest_batch_is_one_of_random_batches():
-    lengths = np.arange(1, 101)
-    assert memory.longest_batch([90, 10, 80, 9], None, 4, 1, 0) == 2 * 90  # in two parts, padded
-    assert memory.longest_batch([90, 10, 80, 9], None, 1, 1, 0) == 90
-    assert memory.longest_batch(lengths, 7, 100, 3, 0) == 7 + lengths.sum()
-    assert memory.longest_batch(lengths, 0, 1, 1, 0) == 100
-    tenth = memory.longest_batch(lengths, 0, 10, 2, 0)
-    assert lengths[-10:].sum() >= tenth > 10 * lengths.mean()
+def test_rows_of_their_own_are_counted_with_their_padding_masks_and_logits():
+    few, all_of_them = memory.Layout(None, rows=3, logits=2), memory.Layout(None, 3, None)
+    assert few.batch([300, 60]) == (600, 600 * 100, 6 * 4)
+    assert all_of_them.batch([300, 60]) == (600, 600 * 100, 6 * 100)
+    need, batch = estimate(), few.batch([300, 60])
+    vocabulary = AutoConfig.from_pretrained(MODEL).vocab_size
+    more = sum(need.training(batch, False).values())
+    less = sum(need.training(batch._replace(logits=0), False).values())
+    assert more - less == 24 * vocabulary * memory.OF_A_LOGIT
+
+
+def test_the_largest_batch_is_one_of_random_batches():
+    def largest(lengths, prefix, size, epochs=1):
+        layout = memory.Layout(prefix)
+        return memory_plan.largest_batch(lengths, layout, arguments_of(size, epochs), size).tokens
+
+    lengths = np.arange(1, 101).tolist()
+    assert largest([90, 10, 80, 9], None, 4) == 2 * 90  # in two parts, padded
+    assert largest([90, 10, 80, 9], None, 1) == 90
+    assert largest(lengths, 7, 100, 3) == 7 + sum(lengths)
+    assert largest(lengths, 0, 1) == 100
+    assert sum(lengths[-10:]) >= largest(lengths, 0, 10, 2) > 10 * np.mean(lengths)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("prefix", [None, 5])
+def test_what_is_resumed_with_a_smaller_batch_is_planned_as_it_is_run(
+    prefix, processes, monkeypatch
+):
+    """The same steps in more parts, which are sorted by length where lines are padded."""
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    lengths = np.random.default_rng(0).integers(1, 400, 300).tolist()
+    layout, args = memory.Layout(prefix), arguments_of(16, lines_at_once=4)
+    padded = lengths if prefix is None else None
+    taken = [
+        layout.batch([lengths[index] for index in part[rank::processes]]).tokens
+        for step in task.in_random_order(300, 16 * processes, 0, 0)
+        for part in task.in_parts(step, 4 * processes, padded)
+        for rank in range(processes)
+        if part[rank::processes]
+    ]
+    assert memory_plan.largest_batch(lengths, layout, args, 4).tokens == max(taken)
+    made = memory_plan.make(estimate(), 2**40, lengths, layout, args)
+    assert f"batches of up to {max(taken)} tokens (4 lines)" in made.table
 
 
 # Whole runs
@@ -855,8 +913,9 @@ def test_a_long_line_makes_no_others_long_where_lines_are_padded(small, monkeypa
 
     monkeypatch.setattr(AnswerModel, "plain", remember)
     monkeypatch.setattr(AnswerModel, "distance_of_fast_way", lambda *_: "is not to be taken")
-    plan, plans = memory.plan, []
-    monkeypatch.setattr(memory, "plan", lambda *told: plans.append(told) or plan(*told))
+    make, plans, free = memory_plan.make, [], iter([2**33])
+    monkeypatch.setattr(memory_plan, "make", lambda *told: plans.append(told) or make(*told))
+    monkeypatch.setattr(memory_plan, "free_memory", lambda: next(free))  # nothing is loaded yet
     arguments = [*small[:at], train_file, *small[at + 1 :], "--output-dir", tmp_path / "out"]
     told = train(*arguments).stdout
     assert "is not to be taken" in told
@@ -865,7 +924,9 @@ def test_a_long_line_makes_no_others_long_where_lines_are_padded(small, monkeypa
     assert all(max(part) <= 4 * min(part) for part in parts)
     assert max(map(max, parts)) > 4 * min(map(min, parts))
     taken = max(len(part) * max(part) for part in parts)
-    assert taken == memory.longest_batch(*plans[-1][1:])
+    assert [told[1] for told in plans] == [2**33] * 2
+    _, _, lengths, layout, args = plans[-1]
+    assert memory_plan.largest_batch(lengths, layout, args, args.batch_size).tokens == taken
     assert f"batches of up to {taken} tokens" in told
 
 

@@ -262,9 +262,16 @@ def test_the_last_checkpoint_alone_is_kept_and_holds_how_far_the_run_has_come(tr
     assert [entry["step"] for entry in state["history"]] == [2, 4, 5, 5, 6, 8, 10, 10]
 
 
-def test_a_run_cut_into_pieces_ends_with_the_same_weights(trained, tmp_path):
+def test_a_run_cut_into_pieces_ends_with_the_same_weights_and_tells_the_same(
+    trained, tmp_path, caplog
+):
+    caplog.set_level("INFO")
     whole = Toy()
-    trained(whole, save_steps=2)
+    history = trained(whole, save_steps=2)
+    losses = {entry["step"]: entry["loss"] for entry in history if "loss" in entry}
+    told = [record.args[2] for record in caplog.records if record.msg.startswith("epoch")]
+    assert list(losses) == [2, 4, 5, 6, 8, 10]
+    assert told[0] == pytest.approx((2 * losses[2] + 2 * losses[4] + losses[5]) / 5)
     shutil.rmtree(tmp_path / "checkpoints")
     for steps in (3, 4, 9):
         task, count = Toy(), itertools.count(1)
@@ -280,6 +287,17 @@ def test_a_run_cut_into_pieces_ends_with_the_same_weights(trained, tmp_path):
         with cut:
             trained(task, save_steps=2, resume=True)
     assert torch.equal(task.model.weight, whole.model.weight)
+    told_in_pieces = [each.args[2] for each in caplog.records if each.msg.startswith("epoch")]
+    assert told_in_pieces[2:] == pytest.approx(told, rel=1e-12)
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(trained, tmp_path):
+    trained(Toy(), save_steps=2)
+    other = Toy()
+    parameters = list(other.model.parameters())
+    other.parameters = [{"params": [each], "lr": 0.1} for each in parameters]
+    with pytest.raises(utils.InputError, match=r"--resume: .*checkpoint-10 is damaged, or of .*gr"):
+        trained(other, resume=True)
 
 
 def test_a_checkpoint_is_passed_over_whose_last_file_is_missing_or_cut(tmp_path):

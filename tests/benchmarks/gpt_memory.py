@@ -42,7 +42,7 @@ from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 import gpt_train
 import utils
-from emotion import causal, memory, training
+from emotion import causal, memory, memory_plan, training
 from emotion.answer_model import AnswerModel
 from emotion.data import Corpora
 from emotion.process import peak_memory_gib
@@ -122,7 +122,7 @@ class BigTask(gpt_train.AnswerTask):
         rng, own = random.Random(0), tokens - len(self.prompt.prefix_ids)
         drawn = [[rng.randrange(500, 3000) for _ in range(own)] for _ in range(lines)]
         self.suffixes = {"train": drawn, "dev": drawn}
-        return len(self.prompt.prefix_ids) + lines * own
+        return memory.Layout(len(self.prompt.prefix_ids)).batch([own] * lines)
 
 
 def make_task(directory, lines, size=None):
@@ -150,7 +150,8 @@ def print_estimate(lines, tokens):
     with tempfile.TemporaryDirectory() as directory:
         *_, task = make_task(directory, lines)
         prefix = len(task.prompt.prefix_ids)
-        plan = memory.plan(needs(task), [tokens - prefix] * 1024, prefix, lines, 1, 42)
+        own, layout = [tokens - prefix] * 1024, memory.Layout(prefix)
+        plan = memory_plan.make(needs(task), memory_plan.free_memory(), own, layout, task.args)
         print(f"\nEvery prompt of {tokens} tokens. {plan.table}")
 
 
@@ -171,7 +172,7 @@ def step(lines, tokens, again):
         loop.train()
         seconds = time.perf_counter() - started
     peak = peak_memory_gib()["host"]
-    return {"packed": packed, "seconds": seconds, "peak": peak, "estimate": estimate / 2**30}
+    return {"packed": packed.tokens, "seconds": seconds, "peak": peak, "estimate": estimate / 2**30}
 
 
 def main():

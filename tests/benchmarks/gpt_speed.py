@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 AGAIN = """
 import sys
 import gpt_train
-from emotion import memory
-plan = memory.plan
-memory.plan = lambda *arguments: plan(*arguments)._replace(again=True)
+from emotion import memory_plan
+make = memory_plan.make
+memory_plan.make = lambda *arguments: make(*arguments)._replace(again=True)
 gpt_train.main(sys.argv[1:])
 """
 
