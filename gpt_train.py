@@ -106,7 +106,7 @@ class AnswerTask:
         utils.log.info(self.model.choose_way([lines[0], lines[-1]]))
         self.model.try_step([lines[0], lines[-1]])
         if not self.model.is_fast:
-            self.lengths = list(map(self.model.tokens, self.suffixes["train"]))
+            self.lengths = list(map(self.model.length, self.suffixes["train"]))
             self.plan_memory(self.lengths, self.model.layout())
         if self.plan.again:
             base.activation_checkpointing_enable()

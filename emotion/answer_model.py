@@ -246,9 +246,14 @@ class AnswerModel(nn.Module):
         """How the lines of a batch lie in training."""
         if self.is_fast:
             return Layout(len(self.prompt.prefix_ids))
-        several = [len(ids) for ids in self.prompt.answer_ids if len(ids) > 1]
-        kept = max(several, default=1)
-        return Layout(None, max(1, len(several)), kept if self.keeps_few_logits() else None)
+        answers = [len(ids) for ids in self.prompt.answer_ids]
+        rows = max(1, sum(tokens > 1 for tokens in answers))
+        return Layout(None, rows, max(answers) if self.keeps_few_logits() else None)
+
+    def length(self, suffix: Suffix) -> int:
+        """How many tokens a row of a line holds without its padding, on the slow way."""
+        prompt = self.prompt
+        return len(prompt.prefix_ids) + len(suffix) + max(map(len, prompt.answer_ids)) - 1
 
     def keeps_few_logits(self) -> bool:
         """Whether its class makes the logits of chosen tokens alone."""

@@ -15,6 +15,7 @@ from emotion import scoring
 from emotion.answers import text_decoder
 from emotion.checkpoint import loading
 from emotion.encoder import quiet_loading
+from emotion.prompt import row_length
 
 PROBE = 257  # tokens whose activations are counted; a prime, so that no size of a model equals it
 OF_A_LOGIT = 14  # bytes: a product, its logarithm's share, and the gradients of these, in float32
@@ -38,8 +39,8 @@ class Layout(NamedTuple):
         prefix: tokens of the beginning that the lines share, packed into one row; None where each
             line has rows of its own, padded.
         rows: of a line, then.
-        logits: tokens of a row whose logits over the vocabulary are kept for its own line, and
-            for each of the others; None: of all.
+        logits: tokens at the end of a row whose logits over the vocabulary are kept, in all rows
+            of the batch; None: of all tokens.
     """
 
     prefix: int | None
@@ -47,14 +48,15 @@ class Layout(NamedTuple):
     logits: int | None = 0
 
     def batch(self, lengths: Sequence[int]) -> Batch:
-        """A batch of lines, by the tokens of each."""
+        """A batch of lines, by the tokens of each, or of a row of each."""
         if self.prefix is not None:
             tokens = self.prefix + sum(lengths)
             return Batch(tokens, tokens**2)
-        lines, longest = len(lengths), max(lengths)
-        length = longest // self.rows
-        kept = length if self.logits is None else min(length, lines * self.logits)
-        return Batch(lines * longest, lines * longest * length, lines * self.rows * kept)
+        rows, length = self.rows * len(lengths), row_length(max(lengths))
+        kept = length
+        if self.logits is not None:
+            kept = len({each - n for each in lengths for n in range(self.logits)})
+        return Batch(rows * length, rows * length**2, rows * kept)
 
 
 class Estimate(NamedTuple):

@@ -23,7 +23,7 @@ def largest_batch(
     """The most that a process takes through the model at a time, in a training of `args`.
 
     Args:
-        lengths: tokens of each line of train, without the shared beginning.
+        lengths: tokens of each line of train, as of `Layout.batch`.
         at_once: how many lines that are, of each process.
     """
     processes = process.process_count()
@@ -63,7 +63,7 @@ def make(
 
     Args:
         free: bytes, before anything is loaded.
-        lengths: tokens of each line of train, without the shared beginning.
+        lengths: tokens of each line of train, as of `Layout.batch`.
     """
     device, at_once = scoring.device(), getattr(args, "lines_at_once", args.batch_size)
     held = sum(need.held.values())

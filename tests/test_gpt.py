@@ -694,9 +694,10 @@ def test_a_plan_says_what_fits(leave_free):
 
 def test_rows_of_their_own_are_counted_with_their_padding_masks_and_logits():
     few, all_of_them = memory.Layout(None, rows=3, logits=2), memory.Layout(None, 3, None)
-    assert few.batch([300, 60]) == (600, 600 * 100, 6 * 4)
-    assert all_of_them.batch([300, 60]) == (600, 600 * 100, 6 * 100)
-    need, batch = estimate(), few.batch([300, 60])
+    assert few.batch([100, 60]) == (6 * 112, 6 * 112**2, 6 * 4)
+    assert few.batch([100, 99]) == (6 * 112, 6 * 112**2, 6 * 3)
+    assert all_of_them.batch([100, 60]) == (6 * 112, 6 * 112**2, 6 * 112)
+    need, batch = estimate(), few.batch([100, 60])
     vocabulary = AutoConfig.from_pretrained(MODEL).vocab_size
     more = sum(need.training(batch, False).values())
     less = sum(need.training(batch._replace(logits=0), False).values())
@@ -709,8 +710,8 @@ def test_the_largest_batch_is_one_of_random_batches():
         return memory_plan.largest_batch(lengths, layout, arguments_of(size, epochs), size).tokens
 
     lengths = np.arange(1, 101).tolist()
-    assert largest([90, 10, 80, 9], None, 4) == 2 * 90  # in two parts, padded
-    assert largest([90, 10, 80, 9], None, 1) == 90
+    assert largest([90, 10, 80, 9], None, 4) == 2 * 96  # in two parts, padded
+    assert largest([90, 10, 80, 9], None, 1) == 96
     assert largest(lengths, 7, 100, 3) == 7 + sum(lengths)
     assert largest(lengths, 0, 1) == 100
     assert sum(lengths[-10:]) >= largest(lengths, 0, 10, 2) > 10 * np.mean(lengths)
