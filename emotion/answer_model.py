@@ -243,9 +243,7 @@ class AnswerModel(nn.Module):
         self.zero_grad()
 
     def layout(self) -> Layout:
-        """How the lines of a batch lie in training."""
-        if self.is_fast:
-            return Layout(len(self.prompt.prefix_ids))
+        """How the lines of a batch lie on the slow way."""
         answers = [len(ids) for ids in self.prompt.answer_ids]
         rows = max(1, sum(tokens > 1 for tokens in answers))
         return Layout(None, rows, max(answers) if self.keeps_few_logits() else None)

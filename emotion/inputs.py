@@ -141,7 +141,7 @@ class Inputs:
         model.zero_grad()
         if not is_independent:
             told = f"the logits of a line move by {off:.1g} with a longer one beside it"
-            told = told if math.isfinite(off) else "the logits are not finite, as its weights are"
+            told = told if math.isfinite(off) else "the logits are not finite"
             raise utils.InputError(f"{name}: {told}; take another --model")
         if reads_cls:
             self.check_cls(model, lines[0])

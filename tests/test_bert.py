@@ -254,14 +254,14 @@ def test_new_weights_learn_at_the_head_rate_and_vectors_do_not_decay(loaded):
     assert group["params"] == list(model.parameters())
 
 
-def test_weights_that_are_not_finite_are_told():
+def test_a_model_of_weights_that_are_not_finite_is_refused():
     tokenizer, model, _ = load()
     with torch.no_grad():
         next(model.parameters())[:] = torch.nan
     rows = [make_row(form="급식 " * n) for n in (1, 3, 9)]
-    with pytest.raises(utils.InputError, match=r"the logits are not finite, as its weights are"):
-        inputs = Inputs(model, tokenizer, "fp32")
-        inputs.check(model, encode(rows, tokenizer, model), reads_cls=True)
+    examples, inputs = encode(rows, tokenizer, model), Inputs(model, tokenizer, "fp32")
+    with pytest.raises(utils.InputError, match="the logits are not finite"):
+        inputs.check(model, examples, reads_cls=True)
 
 
 def test_predictions_come_back_in_the_order_of_the_lines():
