@@ -18,7 +18,7 @@ from emotion.encoder import quiet_loading
 from emotion.prompt import row_length
 
 PROBE = 257  # tokens whose activations are counted; a prime, so that no size of a model equals it
-OF_A_LOGIT = 14  # bytes: a product, its logarithm's share, and the gradients of these, in float32
+OF_A_LOGIT = 14  # bytes: 2 in 16 bits, 4 for its log-probability, 4 for the gradient of each
 Bytes = dict[str, float]  # by purpose
 
 
