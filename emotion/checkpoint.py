@@ -43,10 +43,15 @@ def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | f
         architecture, labels = str(config["architectures"][0]), list(config["id2label"].values())
     except (KeyError, TypeError, AttributeError, IndexError):
         told = f"{path}: is no checkpoint (config.json is missing or broken); give best/ of a run"
-        if os.path.exists(path / "decision.json"):
-            told = f"{path}: holds a decision rule and no model, as of a linear model"
+        if (path / "prompt.json").exists():
+            told = f"{path}: is a checkpoint of gpt_train.py; predict with gpt_inference.py"
+        elif (path / "decision.json").exists():
+            told = f"{path}: holds a decision rule and no model, as of an average or a linear model"
             told += "; give best/ of a run that trained one, and average such alone to predict"
         raise utils.InputError(told) from None
+    if "prompt" in config:
+        told = "was made by export.py for other engines, and is asked as its README.md says"
+        raise utils.InputError(f"{path}: {told}; give the checkpoint that it was made from")
     if (path / "adapter_config.json").exists():  # transformers would load the model that it names
         told = "holds an adapter too (adapter_config.json); delete what this script did not write"
         raise utils.InputError(f"{path}: {told}")

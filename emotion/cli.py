@@ -9,7 +9,6 @@ import io
 import logging
 import math
 import os
-import shlex
 import signal
 import sys
 import time
@@ -191,7 +190,7 @@ def run_script(
         argv: the arguments; None: those that the process was started with.
     """
     process.quiet_libraries()
-    command = shell_command(parser.prog, argv)
+    command = process.shell_command(parser.prog, argv)
     say_what_a_console_can()
     args = parse_arguments(parser, argv)
     this = run.Run(args, parser.prog)
@@ -234,21 +233,29 @@ def run_tool(
     Ends as `run_script` does; a reader of its output that has gone, as of `| head`, is no error.
     """
     say_what_a_console_can()
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # TEXT may stand behind a flag
     utils.log.handlers = [logging.StreamHandler(sys.stderr)]
     utils.log.setLevel(logging.WARNING)
     try:
         work(args)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: interrupted\n")
-    except (utils.InputError, RuntimeError, MemoryError) as error:
+    except (utils.InputError, RuntimeError, MemoryError, OSError) as error:
         code, told = how_it_ended(error, args, "")
         if code is None:
             raise
+        if isinstance(error, OSError):
+            drop_output()
         parser.exit(code, f"{parser.prog}: {told}\n")
+
+
+def drop_output() -> None:
+    """Write no more to standard output, which Python tries once more when it ends."""
+    with contextlib.suppress(OSError):  # one that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def how_it_ended(
@@ -261,6 +268,9 @@ def how_it_ended(
         return 1, f"error: {error}"
     if isinstance(error, process.Interrupted):
         return 130, f"interrupted; {what_goes_on(args, command)}"
+    if isinstance(error, OSError) and error.strerror:
+        told = f"{error.filename or 'standard output'}: {error.strerror}"
+        return 1, f"error: {told}; mend that, and start again"
     told = str(error).strip().partition("\n")[0]
     flag = "--train-batch-size" if "train_batch_size" in args else "--batch-size"
     mend = f"free some, or take a smaller {flag}"
@@ -280,21 +290,3 @@ def what_goes_on(args: argparse.Namespace, command: str) -> str:
     if whole:
         return f"the last whole checkpoint is {whole}; go on with: {command}"
     return f"there is no checkpoint yet; start again with: {command}"
-
-
-def shell_command(script: str, argv: Sequence[str] | None) -> str:
-    """The command that started this process, its launcher (torchrun, accelerate) included."""
-    if argv is not None:
-        return shlex.join(["python", script, *argv])
-    own = sys.argv
-    if process.process_count() > 1:
-        import psutil
-
-        parent = psutil.Process().parent()
-        launcher = parent.cmdline() if parent else []
-        if launcher[-len(own) :] == own:
-            device = os.environ.get("ACCELERATE_USE_CPU")
-            return f"ACCELERATE_USE_CPU={device} " * bool(device) + shlex.join(launcher)
-        count = process.process_count()
-        own = [*f"-m torch.distributed.run --nproc_per_node {count}".split(), *own]
-    return shlex.join(["python", *own])

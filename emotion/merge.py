@@ -197,8 +197,9 @@ class Merged:
         config.pad_token_id = self.tokenizer.pad_token_id
         config.problem_type = f"{'single' if is_answer else 'multi'}_label_classification"
         config.threshold, config.at_least_one = threshold, rule.at_least_one
-        config.save_pretrained(directory)
         begin, end = strings["prefix"], strings["response"]
+        config.prompt = {"prefix": begin, "target": strings["target"], "response": end}
+        config.save_pretrained(directory)
         asked = f"{json.dumps(begin)} + messages[0]['content'] + {json.dumps(end)}"
         self.tokenizer.chat_template = f"{{{{ {asked} }}}}"
         self.tokenizer.save_pretrained(directory)

@@ -27,7 +27,8 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
             yield file
         partial.replace(path)
     except BaseException as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as of a disk that takes nothing
+            partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
             mend = "mend that, and start again"
             told = f"{path}: cannot be written ({error.strerror}); {mend}"
@@ -62,6 +63,8 @@ def resuming(path: Path) -> Iterator[None]:
 def cannot_be_saved(path: Path, error: Exception) -> utils.RunError:
     """What to tell when the disk is full, or takes no files any more."""
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    free = shutil.disk_usage(next(each for each in path.parents if each.exists())).free
+    reason += f"; {free / 2**20:,.0f} MiB are free"
     mend = "what was saved before is whole; make room and go on with --resume"
     return utils.RunError(f"{path}: cannot be saved ({reason}); {mend}")
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -57,6 +58,24 @@ def signals_handled_by(handler: Callable[..., Any]) -> Iterator[dict[signal.Sign
     finally:
         for each, previous in before.items():
             signal.signal(each, previous)
+
+
+def shell_command(script: str, argv: Sequence[str] | None) -> str:
+    """The command that started this process, its launcher (torchrun, accelerate) included."""
+    if argv is not None:
+        return shlex.join(["python", script, *argv])
+    own = sys.argv
+    if process_count() > 1:
+        import psutil
+
+        parent = psutil.Process().parent()
+        launcher = parent.cmdline() if parent else []
+        if launcher[-len(own) :] == own:
+            device = os.environ.get("ACCELERATE_USE_CPU")
+            return f"ACCELERATE_USE_CPU={device} " * bool(device) + shlex.join(launcher)
+        count = process_count()
+        own = [*f"-m torch.distributed.run --nproc_per_node {count}".split(), *own]
+    return shlex.join(["python", *own])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

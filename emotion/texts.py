@@ -17,6 +17,7 @@ from emotion import data, outputs, process, tables
 
 FORMATS = ("jsonl", "csv", "tsv", "txt")
 TEXT_COLUMNS = ("text", "form", "sentence", "문장", "텍스트")
+MARKS = {"csv": "comma", "tsv": "tab"}  # between columns
 WINDOW = 1024  # texts that are read, scored and written before the next are read
 BAR = 20  # characters of a probability of 1
 Result = dict[str, Any]  # {"text", "target", "emotions", "scores"}
@@ -52,17 +53,14 @@ def open_source(args: argparse.Namespace) -> Source:
 
     Raises:
         utils.InputError: a file cannot be read, or its form is not known; what is to be written is
-            there already.
+            there already, or has an ending of another form.
     """
     target, path = args.target, args.input
     if args.texts and path:
         raise utils.InputError("sentences and --input: give one of them")
-    if args.output and args.output.exists():
-        told = "is there, and nothing is overwritten; give another --output"
-        raise utils.InputError(f"{args.output}: {told}")
-    if args.output and not args.output.absolute().parent.is_dir():
-        raise utils.InputError(f"{args.output}: its directory is not there; make it")
     form = path and (args.format or path.suffix.lower().removeprefix("."))
+    if args.output:
+        check_output(args.output, form)
     for flag in ("format", "text_column", "target_column", "target"):
         is_misplaced = form == "jsonl" if flag == "target" else form not in ("csv", "tsv")
         is_misplaced = path is None if flag == "format" else is_misplaced
@@ -85,6 +83,19 @@ def open_source(args: argparse.Namespace) -> Source:
         rows = utils.iter_corpus(path, warn=False)
         return Source(form, [], ((row["input"]["form"], place_of(row), row) for row in rows))
     return open_table(path, form, args)
+
+
+def check_output(path: Path, form: str | None) -> None:
+    """Raise utils.InputError if predictions on what has this form cannot be written to a path."""
+    if path.exists():
+        told = "is there, and nothing is overwritten; give another --output"
+        raise utils.InputError(f"{path}: {told}")
+    if not path.absolute().parent.is_dir():
+        raise utils.InputError(f"{path}: its directory is not there; make it")
+    written = f".{form}" if form in MARKS else ".jsonl"
+    if path.suffix.lower() in (".csv", ".tsv", ".jsonl") and path.suffix.lower() != written:
+        told = f"predictions come in the form of what is read, and here that is {written}"
+        raise utils.InputError(f"{path}: {told}; name it so")
 
 
 def check_nothing_to_read(args: argparse.Namespace) -> None:
@@ -114,7 +125,8 @@ def open_table(path: Path, form: str, args: argparse.Namespace) -> Source:
     for flag, name in (("--text-column", column), ("--target-column", args.target_column)):
         if name not in columns and (name or flag == "--text-column"):
             told = f"has no column {name or ' or '.join(TEXT_COLUMNS)!r}; it has"
-            raise utils.InputError(f"{path}: {told} {', '.join(columns)}; give {flag}")
+            mend = f"give {flag}, if the first line names columns, parted by a {MARKS[form]}"
+            raise utils.InputError(f"{path}: {told} {', '.join(columns)}; {mend}")
     named = args.target_column
 
     def items() -> Iterator[tuple[str, str | None, dict[str, Any]]]:

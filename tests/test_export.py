@@ -114,6 +114,8 @@ def test_an_adapter_becomes_an_ordinary_classifier(layout, objective, small, tmp
     rule = rules.Rule(decision["threshold"], decision["at_least_one"])
     assert (rule(given.numpy()) == found.rule(np.array(expected))).all()
     assert "pipeline" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    told = "is asked as its README.md says; give the checkpoint that it was made from"
+    assert_refused(call("predict.py", tmp_path / "out", "글"), told)
     text = f"{merged.settings['strings']['prefix']}글{merged.settings['strings']['response']}"
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     asked = tokenizer.apply_chat_template([{"role": "user", "content": "글"}], tokenize=False)

@@ -222,6 +222,8 @@ def test_columns_and_formats_can_be_named(small, tmp_path):
         (["{best}", "--input", "no.csv"], "no.csv: cannot be read"),
         (["{best}", "--input", "{odd}"], "of what form is it? give --format"),
         (["{best}", "--input", "{odd}", "--format", "csv"], "has no column 'text or form"),
+        (["{best}", "--input", "{odd}", "--format", "csv"], "names columns, parted by a comma"),
+        (["{best}", "--target", "표", "글", "--input", "x.csv"], "give one of them"),
         (["{best}", "--input", "{odd}", "--format", "jsonl"], "line 1: is not JSON"),
         (["{tokenizer}", "글"], "is no checkpoint"),
         (["{best}", "글", "--threshold", "2"], "--threshold"),
@@ -444,6 +446,8 @@ def test_a_corpus_file_is_read_as_the_scripts_read_it(small, tmp_path):
         (["--input", "in.jsonl", "--target", "표"], "--target: is not for jsonl"),
         (["--input", "in.jsonl", "--target-column", "t"], "--target-column: is not for jsonl"),
         (["글", "--output", "nowhere/out.jsonl"], "its directory is not there; make it"),
+        (["글", "--output", "out.csv"], "here that is .jsonl; name it so"),
+        (["--input", "header.csv", "--output", "out.jsonl"], "here that is .csv; name it so"),
         (["--input", "quote.csv"], "line 3: is no table"),
         (["--input", "header.csv"], "has no rows"),
     ],
@@ -500,6 +504,21 @@ def test_one_label_alone(script, small, tmp_path):
     assert list(metrics["dev"]["per_emotion"]) == ["좋음"]
     [found] = predict.load(tmp_path / "out")(["급식"])
     assert list(found["scores"]) == ["좋음"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [([], "standard output: No space left"), (["--output", "/proc/x"], "/proc/x: cannot be writ")],
+)
+def test_where_nothing_can_be_written_is_told_in_one_line(flags, told, small):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full here")
+    command = [sys.executable, ROOT / "predict.py", small.undisturbed(*KINDS["cls"]), *flags]
+    with open("/dev/full", "w") as full:
+        pipes = {"stdout": full, "stderr": subprocess.PIPE, "text": True, "input": "급식 최고"}
+        outcome = subprocess.run(list(map(str, command)), **pipes)
+    assert outcome.returncode == 1 and outcome.stderr.count("\n") == 1, outcome.stderr
+    assert outcome.stderr.startswith(f"predict.py: error: {told}")
 
 
 def test_what_was_begun_is_taken_away_when_it_is_stopped(small, tmp_path):
