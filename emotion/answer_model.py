@@ -1,6 +1,7 @@
 """A causal language model as a classifier, the fast way where it is right and the slow way else."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -200,6 +201,7 @@ class AnswerModel(nn.Module):
             off = float((self(suffixes) - plain).abs().max())
             if not off <= TOLERANCE:
                 told = f"a line's scores move by {off:.1g} with what stands beside it in a batch"
+                told = told if math.isfinite(off) else "the logits are not finite"
                 raise utils.InputError(
                     f"{type(self.causal).__name__}: {told}; take another --model"
                 )
@@ -246,7 +248,8 @@ class AnswerModel(nn.Module):
         """How the lines of a batch lie on the slow way."""
         answers = [len(ids) for ids in self.prompt.answer_ids]
         rows = max(1, sum(tokens > 1 for tokens in answers))
-        return Layout(None, rows, max(answers) if self.keeps_few_logits() else None)
+        logits = 0 if self.has_own_head else max(answers)
+        return Layout(None, rows, logits if self.keeps_few_logits() else None)
 
     def length(self, suffix: Suffix) -> int:
         """How many tokens a row of a line holds without its padding, on the slow way."""

@@ -18,7 +18,7 @@ from emotion.encoder import quiet_loading
 from emotion.prompt import row_length
 
 PROBE = 257  # tokens whose activations are counted; a prime, so that no size of a model equals it
-OF_A_LOGIT = 14  # bytes: 2 in 16 bits, 4 for its log-probability, 4 for the gradient of each
+OF_A_LOGIT = 16  # bytes: 4 each for itself, its log-probability, and the gradient of either
 Bytes = dict[str, float]  # by purpose
 
 
@@ -64,6 +64,7 @@ class Estimate(NamedTuple):
 
     Attributes:
         held: throughout.
+        head: what its copy in float32 takes, where lines have rows of their own.
         training: from a batch, and whether activations are computed again in the backward pass,
             to what comes and goes.
         scoring: from the tokens of a batch to what scoring it takes.
@@ -71,6 +72,7 @@ class Estimate(NamedTuple):
     """
 
     held: Bytes
+    head: Bytes
     training: Callable[[Batch, bool], Bytes]
     scoring: Callable[[int], float]
     vocabulary: int
@@ -117,6 +119,7 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
     except Exception:  # a class whose layers do not run without numbers; Korthikanti et al. 2022
         kept = 2 * 34 * hidden * layers  # bytes of a token, for 32 bits and not 16
     unpacked = product * largest
+    copied = {"head in float32": 4 * sum(p.numel() for p in head.parameters())}
     held = {
         "weights in 4 bits": weights / 2 + weights / 64 * (1 + 4 / 256),  # 1 for 64, 4 for 256
         "all else: embeddings, head, norms, experts": 2 * sum(stored.values()) + 4 * others,
@@ -135,7 +138,7 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
     def scoring_takes(tokens: int) -> float:
         return unpacked + tokens * (8 * widest + 16 * hidden)
 
-    return Estimate(held, training, scoring_takes, text.vocab_size)
+    return Estimate(held, copied, training, scoring_takes, text.vocab_size)
 
 
 def adapt(model: Any, lora: Any) -> Any:

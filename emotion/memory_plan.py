@@ -27,7 +27,7 @@ def largest_batch(
         at_once: how many lines that are, of each process.
     """
     processes = process.process_count()
-    drawn = max(args.batch_size, at_once) * processes  # what is resumed keeps its steps
+    drawn = (args.batch_size if args.resume else at_once) * processes  # of a step
     padded = None if layout.prefix is not None else lengths
     batches = {
         layout.batch([lengths[index] for index in part[rank::processes]])
@@ -66,7 +66,8 @@ def make(
         lengths: tokens of each line of train, as of `Layout.batch`.
     """
     device, at_once = scoring.device(), getattr(args, "lines_at_once", args.batch_size)
-    held = sum(need.held.values())
+    holds = need.held | (need.head if layout.prefix is None else {})
+    held = sum(holds.values())
 
     @functools.cache
     def largest_of(size: int) -> Batch:
@@ -80,7 +81,7 @@ def make(
 
     again = needed(at_once, False) > free
     batch, total = largest_of(at_once), needed(at_once, again)
-    rows = need.held | need.training(batch, again) | {"in all": total, f"free on {device}": free}
+    rows = holds | need.training(batch, again) | {"in all": total, f"free on {device}": free}
     lines = [f"MiB that training needs, batches of up to {batch.tokens} tokens ({at_once} lines):"]
     lines += [f"  {purpose:<44}{size / 2**20:>10,.1f}" for purpose, size in rows.items()]
     lines.append("activations are " + ("computed again to save memory" if again else "kept"))

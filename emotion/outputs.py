@@ -56,7 +56,9 @@ def resuming(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each library has its own
-        told = f"--resume: {path} is damaged, or of another version ({process.cause(error)})"
+        reason = str(error).rpartition("; ")[0] if isinstance(error, utils.InputError) else ""
+        reason = reason.removeprefix(f"{path}: ") or process.cause(error)
+        told = f"--resume: {path} is damaged, or of another version ({reason})"
         raise utils.InputError(f"{told}; give another --output-dir") from error
 
 

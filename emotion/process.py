@@ -90,7 +90,8 @@ def cause(error: Exception) -> str:
     if is_out_of_memory(error):
         raise error
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    told = lines[0].partition(". ")[0] if lines else ""  # torch goes on with advice
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__
 
 
 def quiet_libraries() -> None:

@@ -1,5 +1,8 @@
-"""What an approach gives to the training loop: parameters, and orders that lines are seen in."""
+"""What the training loop is given: by an approach parameters, the orders that lines are seen in,
+and how far a run has come.
+"""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from emotion import outputs
+from emotion.run import STATE_FILE
 from emotion.scoring import AfterBatch, Batch, batches_by_length
 
 
@@ -76,6 +81,30 @@ def like_length(lengths: Sequence[int], lines: int, seed: int, epoch: int) -> li
     batches = [order[start : start + lines] for start in range(0, len(order), lines)]
     shuffled = [*rng.permutation(len(batches) - 1).tolist(), len(batches) - 1]
     return [batches[number] for number in shuffled]
+
+
+@dataclasses.dataclass
+class State:
+    """How far a run has come: what `training_state.json` of a checkpoint holds."""
+
+    step: int = 0
+    epochs: int = 0  # trained and evaluated
+    best: float = -1.0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "State":
+        """That of a checkpoint.
+
+        Raises:
+            ValueError: its file was not written by this version.
+        """
+        given = outputs.read_json(checkpoint / STATE_FILE)
+        wanted = {name: type(value) for name, value in dataclasses.asdict(cls()).items()}
+        if {name: type(value) for name, value in given.items()} != wanted:
+            raise ValueError(f"{STATE_FILE} holds other fields")
+        return cls(**given)
 
 
 def in_parts(batch: Batch, lines: int, lengths: Sequence[int] | None) -> list[Batch]:

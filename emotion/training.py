@@ -18,28 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import RNG_STATE_NAME, DistributedDataParallelKwargs, DistributedType, load
 from transformers import get_linear_schedule_with_warmup, set_seed
 
 import utils
 from emotion import ending, outputs, process, rules, scoring
 from emotion.data import Corpora
 from emotion.run import STATE_FILE, Run, checkpoint_is_whole, last_whole_checkpoint
-from emotion.task import Task, in_parts
+from emotion.task import State, Task, in_parts
 
 LOWER = "take a lower --lr, or another --precision, and another --output-dir"
 LOG_STEPS = 10  # the loss is fetched from the device, looked at and logged so often
-
-
-@dataclasses.dataclass
-class State:
-    """How far a run has come: what `training_state.json` of a checkpoint holds."""
-
-    step: int = 0
-    epochs: int = 0  # trained and evaluated
-    best: float = -1.0
-    seconds: float = 0.0
-    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
 def begin(run: Run, args: argparse.Namespace) -> Accelerator:
@@ -260,8 +249,10 @@ class Training:
             return State()
         utils.log.info("going on from %s", path)
         with outputs.resuming(path):
+            # load_state says nothing where it cannot read the random states
+            load(path / f"{RNG_STATE_NAME}_{self.accelerator.process_index}.pkl")
             self.accelerator.load_state(str(path))
-            return State(**outputs.read_json(path / STATE_FILE))
+            return State.read(path)
 
     # Interrupts
 

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -627,6 +628,38 @@ def test_the_estimate_counts_what_a_pass_keeps():
     )
 
 
+def test_the_estimate_counts_what_rows_of_their_own_keep():
+    """Beside what layers keep: logits, and the head once more in float32."""
+    model, need, kept = load_adapted(), estimate(), {}
+    model.is_fast = False
+    suffixes = model.prompt.encode(utils.read_corpus(utils.SAMPLE / "dev.jsonl")[:16])
+    inputs = model.prompt.rows(suffixes)
+    batch = model.layout().batch([model.length(each) for each in suffixes])
+    assert batch.tokens == inputs["input_ids"].numel()
+    assert batch.logits == len(inputs["input_ids"]) * len(inputs["kept"].unique())
+    head = model.causal.get_output_embeddings().weight
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if head.shape[0] in tensor.shape:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(suffixes)
+    kept.pop(head.untyped_storage().data_ptr(), None)
+    logits = 4 * batch.logits * head.shape[0]  # log-probabilities
+    assert sum(need.head.values()) == 4 * head.numel()
+    assert sum(storage.nbytes() for storage in kept.values()) == logits + 4 * head.numel()
+
+
+def test_weights_that_are_not_finite_are_told_as_such():
+    model = load_adapted()
+    model.causal.get_input_embeddings().weight.data.fill_(math.nan)
+    with pytest.raises(utils.InputError, match="the logits are not finite"):
+        model.choose_way(model.prompt.encode(ROWS))
+
+
 def test_the_estimate_grows_with_tokens_layers_and_the_adapter(tmp_path):
     need = estimate()
     assert kept_by(need, 2000) == 2 * kept_by(need, 1000)
@@ -663,7 +696,8 @@ def leave_free(monkeypatch):
 
 
 def arguments_of(batch_size, epochs=1, **more):
-    return argparse.Namespace(batch_size=batch_size, epochs=epochs, seed=0, **more)
+    given = {"resume": False, **more}
+    return argparse.Namespace(batch_size=batch_size, epochs=epochs, seed=0, **given)
 
 
 def test_a_plan_says_what_fits(leave_free):
@@ -704,6 +738,15 @@ def test_rows_of_their_own_are_counted_with_their_padding_masks_and_logits():
     assert more - less == 24 * vocabulary * memory.OF_A_LOGIT
 
 
+def test_what_a_plan_advises_is_what_it_counts_when_that_is_given():
+    lengths = np.random.default_rng(0).integers(1, 400, 300).tolist()
+    layout, size = memory.Layout(50), 16
+    advised, given = (
+        memory_plan.largest_batch(lengths, layout, arguments_of(each), size) for each in (24, size)
+    )
+    assert advised == given
+
+
 def test_the_largest_batch_is_one_of_random_batches():
     def largest(lengths, prefix, size, epochs=1):
         layout = memory.Layout(prefix)
@@ -725,7 +768,7 @@ def test_what_is_resumed_with_a_smaller_batch_is_planned_as_it_is_run(
     """The same steps in more parts, which are sorted by length where lines are padded."""
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     lengths = np.random.default_rng(0).integers(1, 400, 300).tolist()
-    layout, args = memory.Layout(prefix), arguments_of(16, lines_at_once=4)
+    layout, args = memory.Layout(prefix), arguments_of(16, lines_at_once=4, resume=True)
     padded = lengths if prefix is None else None
     taken = [
         layout.batch([lengths[index] for index in part[rank::processes]]).tokens

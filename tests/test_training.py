@@ -301,6 +301,25 @@ def test_a_checkpoint_that_does_not_fit_is_refused(trained, tmp_path):
         trained(other, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("random_states_0.pkl", None, "No such file"),
+        ("random_states_0.pkl", "cut", r"load failed\)"),
+        ("training_state.json", "{}", "training_state.json holds other fields"),
+        ("training_state.json", '{"step": "x"}', "training_state.json holds other fields"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(file, content, told, trained, tmp_path):
+    trained(Toy(), save_steps=2)
+    path = last_whole_checkpoint(tmp_path) / file
+    path.unlink()
+    if content:
+        path.write_text(content)
+    with pytest.raises(utils.InputError, match=f"--resume: .*checkpoint-10 is damaged.*{told}"):
+        trained(Toy(), resume=True)
+
+
 def test_a_checkpoint_is_passed_over_whose_last_file_is_missing_or_cut(tmp_path):
     assert last_whole_checkpoint(tmp_path) is None
     checkpoints = tmp_path / "checkpoints"
@@ -348,7 +367,7 @@ def test_a_best_epoch_that_cannot_be_written_leaves_the_one_before(trained, tmp_
         save(model, path, weights)
 
     task.save = fill_the_disk
-    with pytest.raises(utils.RunError, match=r"best: cannot be saved \(.*No space left.*free") as stop:
+    with pytest.raises(utils.RunError, match=r"best: cannot be saved \(.*No space.*free") as stop:
         trained(task)
     assert "\n" not in str(stop.value) and "--resume" in str(stop.value)
     assert torch.load(tmp_path / "best" / "weights.pt")
