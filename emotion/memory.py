@@ -111,15 +111,13 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
     others = sum(p.numel() for p in model.parameters()) - weights - sum(stored.values())
     adapted = adapt(model, lora)
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    layers, hidden = text.num_hidden_layers, text.hidden_size
-    product = scoring.DTYPES[precision].itemsize
-    of_attention = product * hidden * layers  # the output that fused kernels keep
+    layers, hidden, dtype = text.num_hidden_layers, text.hidden_size, scoring.DTYPES[precision]
     try:
-        kept = count_kept_bytes(adapted, scoring.DTYPES[precision]) / PROBE + of_attention
+        kept = count_kept_bytes(adapted, dtype) / PROBE
+        kept += dtype.itemsize * hidden * layers  # what attention gives, which fused kernels keep
     except Exception:  # a class whose layers do not run without numbers; Korthikanti et al. 2022
         kept = 2 * 34 * hidden * layers  # bytes of a token, for 32 bits and not 16
-    unpacked = product * largest
-    copied = {"head in float32": 4 * sum(p.numel() for p in head.parameters())}
+    unpacked = dtype.itemsize * largest
     held = {
         "weights in 4 bits": weights / 2 + weights / 64 * (1 + 4 / 256),  # 1 for 64, 4 for 256
         "all else: embeddings, head, norms, experts": 2 * sum(stored.values()) + 4 * others,
@@ -138,7 +136,8 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
     def scoring_takes(tokens: int) -> float:
         return unpacked + tokens * (8 * widest + 16 * hidden)
 
-    return Estimate(held, copied, training, scoring_takes, text.vocab_size)
+    of_head = {COPIED: 4 * head.weight.numel()}
+    return Estimate(held, of_head, training, scoring_takes, text.vocab_size)
 
 
 def adapt(model: Any, lora: Any) -> Any:
@@ -156,7 +155,7 @@ def adapt(model: Any, lora: Any) -> Any:
         raise utils.InputError(f"{told}; name others") from None
 
 
-WORKING = "one layer's work, a weight unpacked"
+WORKING, COPIED = "one layer's work, a weight unpacked", "head in float32"
 
 
 class Products(TorchFunctionMode):
