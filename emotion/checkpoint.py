@@ -43,9 +43,9 @@ def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | f
         architecture, labels = str(config["architectures"][0]), list(config["id2label"].values())
     except (KeyError, TypeError, AttributeError, IndexError):
         told = f"{path}: is no checkpoint (config.json is missing or broken); give best/ of a run"
-        if (path / "prompt.json").exists():
+        if os.path.exists(path / "prompt.json"):  # which no name is too long for
             told = f"{path}: is a checkpoint of gpt_train.py; predict with gpt_inference.py"
-        elif (path / "decision.json").exists():
+        elif os.path.exists(path / "decision.json"):
             told = f"{path}: holds a decision rule and no model, as of an average or a linear model"
             told += "; give best/ of a run that trained one, and average such alone to predict"
         raise utils.InputError(told) from None
