@@ -21,6 +21,7 @@ from emotion import data, process, rules, run
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRACKERS = ("none", "tensorboard", "wandb", "trackio")
+ENDINGS = (utils.InputError, process.Interrupted, RuntimeError, MemoryError, OSError)
 Recipe = Callable[[argparse.Namespace, run.Run], None]
 
 
@@ -206,7 +207,7 @@ def run_script(
     try:
         with process.signals_handled_by(end_at_once), this:
             recipe(args, this)
-    except (utils.InputError, process.Interrupted, RuntimeError, MemoryError) as error:
+    except ENDINGS as error:
         code, told = how_it_ended(error, args, command)
         if code is None:
             raise
@@ -243,7 +244,7 @@ def run_tool(
         drop_output()
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: interrupted\n")
-    except (utils.InputError, RuntimeError, MemoryError, OSError) as error:
+    except ENDINGS as error:
         code, told = how_it_ended(error, args, "")
         if code is None:
             raise
@@ -269,8 +270,9 @@ def how_it_ended(
     if isinstance(error, process.Interrupted):
         return 130, f"interrupted; {what_goes_on(args, command)}"
     if isinstance(error, OSError) and error.strerror:
-        told = f"{error.filename or 'standard output'}: {error.strerror}"
-        return 1, f"error: {told}; mend that, and start again"
+        where = error.filename or getattr(args, "output_dir", "standard output")
+        then = what_goes_on(args, command) if command else "start again"
+        return 1, f"error: {where}: {error.strerror}; mend that; {then}"
     told = str(error).strip().partition("\n")[0]
     flag = "--train-batch-size" if "train_batch_size" in args else "--batch-size"
     mend = f"free some, or take a smaller {flag}"

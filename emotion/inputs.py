@@ -11,7 +11,7 @@ import torch
 import utils
 from emotion import encoder, process, scoring, targets
 from emotion.modeling import GRUClassifier
-from emotion.vocabulary import check_ids
+from emotion.vocabulary import check_ids, warn_of_cut
 
 Example = dict[str, list[int]]
 NO_LIMIT = 2**30  # tokens
@@ -74,6 +74,7 @@ def encode(
         )
         for position, index in enumerate(chosen):
             examples[index] = {name: values[position] for name, values in encoded.items()}
+    warn_of_cut([len(each["input_ids"]) >= limit for each in examples], limit)
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", NO_LIMIT)
     check_ids((each["input_ids"] for each in examples), vocabulary)
     return examples

@@ -9,7 +9,7 @@ from torch import nn
 
 import utils
 from emotion import outputs, targets
-from emotion.vocabulary import check_ids
+from emotion.vocabulary import check_ids, warn_of_cut
 
 SHORTEST = 8  # tokens of a row
 Suffix = list[int]  # the token ids of a line after the shared beginning
@@ -91,8 +91,7 @@ class Prompt:
             head: what its class does before and behind its head, where that is known.
         """
         settings = {"objective": self.objective, "max_length": self.max_length}
-        settings |= {"labels": list(labels), "strings": self.strings}
-        settings |= {"normalise": self.normalises}
+        settings |= {"labels": list(labels), "strings": self.strings, "normalise": self.normalises}
         settings |= {"target_marks": self.marks, "base": measures(base), "head_function": head}
         outputs.write_json(directory / "prompt.json", settings)
 
@@ -126,12 +125,15 @@ class Prompt:
                     raise utils.InputError(f"{told}; shorten it, or give a greater --max-length")
                 utils.log.warning("warning: %s; a part is read of it", told)
                 ends[number] = end[:half] + answer
-        return [text[: self.room - len(end)] + end for text, end in zip(texts, ends, strict=True)]
+        both = list(zip(texts, ends, strict=True))
+        warn_of_cut([len(text) + len(end) > self.room for text, end in both], self.max_length)
+        return [text[: self.room - len(end)] + end for text, end in both]
 
     def shortest_and_longest(self) -> list[Suffix]:
         """Two lines to try a model on: a word, and as long as one can be."""
-        forms = self.strings["answers"][0], self.strings["prefix"] * self.room
-        return self.encode([{"input": {"form": form}} for form in forms])
+        [end] = self.tokenize(self.strings["response"])
+        texts = self.tokenize(self.strings["answers"][0], self.strings["prefix"] * self.room)
+        return [text[: self.room - len(end)] + end for text in texts]
 
     def example(self, suffix: Suffix, labels: Sequence[float]) -> str:
         """How many tokens answers take, and a line as the model reads it, for the log."""
@@ -264,9 +266,8 @@ def padded(
     """Lists of numbers as one tensor, filled up with `value`; to so many columns, if told."""
     tensors = [torch.tensor(row) for row in rows]
     tensor = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
-    return nn.functional.pad(
-        tensor, (0, (columns or tensor.shape[1]) - tensor.shape[1]), value=value
-    )
+    more = (columns or tensor.shape[1]) - tensor.shape[1]
+    return nn.functional.pad(tensor, (0, more), value=value)
 
 
 def row_length(tokens: int) -> int:

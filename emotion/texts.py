@@ -17,7 +17,7 @@ from emotion import data, outputs, process, tables
 
 FORMATS = ("jsonl", "csv", "tsv", "txt")
 TEXT_COLUMNS = ("text", "form", "sentence", "문장", "텍스트")
-MARKS = {"csv": "comma", "tsv": "tab"}  # between columns
+PARTED_BY = {"csv": "comma", "tsv": "tab"}  # the columns of a table
 WINDOW = 1024  # texts that are read, scored and written before the next are read
 BAR = 20  # characters of a probability of 1
 Result = dict[str, Any]  # {"text", "target", "emotions", "scores"}
@@ -62,7 +62,7 @@ def open_source(args: argparse.Namespace) -> Source:
     if args.output:
         check_output(args.output, form)
     for flag in ("format", "text_column", "target_column", "target"):
-        is_misplaced = form == "jsonl" if flag == "target" else form not in ("csv", "tsv")
+        is_misplaced = form == "jsonl" if flag == "target" else form not in PARTED_BY
         is_misplaced = path is None if flag == "format" else is_misplaced
         if getattr(args, flag) and is_misplaced:
             told = "is not for sentences" if path is None else f"is not for {form}"
@@ -92,7 +92,7 @@ def check_output(path: Path, form: str | None) -> None:
         raise utils.InputError(f"{path}: {told}")
     if not path.absolute().parent.is_dir():
         raise utils.InputError(f"{path}: its directory is not there; make it")
-    written = f".{form}" if form in MARKS else ".jsonl"
+    written = f".{form}" if form in PARTED_BY else ".jsonl"
     if path.suffix.lower() in (".csv", ".tsv", ".jsonl") and path.suffix.lower() != written:
         told = f"predictions come in the form of what is read, and here that is {written}"
         raise utils.InputError(f"{path}: {told}; name it so")
@@ -125,7 +125,7 @@ def open_table(path: Path, form: str, args: argparse.Namespace) -> Source:
     for flag, name in (("--text-column", column), ("--target-column", args.target_column)):
         if name not in columns and (name or flag == "--text-column"):
             told = f"has no column {name or ' or '.join(TEXT_COLUMNS)!r}; it has"
-            mend = f"give {flag}, if the first line names columns, parted by a {MARKS[form]}"
+            mend = f"give {flag}, if the first line names columns, parted by a {PARTED_BY[form]}"
             raise utils.InputError(f"{path}: {told} {', '.join(columns)}; {mend}")
     named = args.target_column
 
@@ -163,7 +163,7 @@ def open_sink(
         if path:  # what is half written goes when it is stopped
             stack.enter_context(process.signals_handled_by(signal.default_int_handler))
             file = stack.enter_context(outputs.whole_file(path))
-        is_table = source.format in ("csv", "tsv")
+        is_table = source.format in PARTED_BY
         mark = "\t" if source.format == "tsv" else ","
         table = csv.writer(file, delimiter=mark, lineterminator="\r\n")  # RFC 4180
         begun = False

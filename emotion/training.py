@@ -249,10 +249,11 @@ class Training:
             return State()
         utils.log.info("going on from %s", path)
         with outputs.resuming(path):
+            state = State.read(path)
             # load_state says nothing where it cannot read the random states
             load(path / f"{RNG_STATE_NAME}_{self.accelerator.process_index}.pkl")
             self.accelerator.load_state(str(path))
-            return State.read(path)
+            return state
 
     # Interrupts
 

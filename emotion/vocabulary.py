@@ -37,6 +37,13 @@ def check_unknown(tokenizer: Any, rows: Sequence[Sequence[int]]) -> None:
         utils.log.info(told)
 
 
+def warn_of_cut(is_cut: Sequence[bool], limit: int) -> None:
+    """Warn of the texts that are cut to a number of tokens."""
+    if any(is_cut):
+        told = f"{sum(is_cut)} of {len(is_cut)} texts fill the {limit} tokens that are read of one"
+        utils.log.warning("warning: %s; what goes beyond them is not read", told)
+
+
 def as_text(texts: Sequence[str], tokenizer: Any) -> list[str]:
     """Texts in which nothing is a special token: such get a space behind their first character."""
     special = [token for token in tokenizer.all_special_tokens if len(token) > 1]

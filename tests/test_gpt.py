@@ -217,7 +217,7 @@ def test_a_text_that_looks_like_the_prompt_stays_text(tokenizer):
         assert tokenizer.eos_token_id not in suffix  # "<|endoftext|>" in a text is no end of it
 
 
-def test_truncation_shortens_the_text_alone(tokenizer):
+def test_truncation_shortens_the_text_alone_and_is_told(tokenizer, caplog):
     whole = make_prompt(tokenizer)
     [end] = whole.tokenize(whole.strings["target"] + "급식" + whole.strings["response"])
     longest = max(map(len, whole.answer_ids))
@@ -226,7 +226,12 @@ def test_truncation_shortens_the_text_alone(tokenizer):
         make_row("a", form="급식 정말 좋다 " * 100, target="급식"),
         make_row("b", form="급식", target="급식"),
     ]
-    [text], [cut, short] = whole.tokenize(utils.text_and_target(rows[0])[0]), prompt.encode(rows)
+    [text] = whole.tokenize(utils.text_and_target(rows[0])[0])
+    with caplog.at_level("WARNING", "emotion"):
+        [cut, short] = prompt.encode(rows)
+        prompt.shortest_and_longest()
+    [told] = [record.getMessage() for record in caplog.records]
+    assert f" of 2 texts fill the {prompt.max_length} tokens that are read of one; " in told
     assert cut == text[:3] + end
     assert len(prompt.prefix_ids) + len(cut) + longest == prompt.max_length
     first = prompt.pack([cut, short])["kept"][0, 0]

@@ -526,6 +526,7 @@ def parser():
         ),
         (utils.RunError("step 3: it went wrong"), 1, "error: step 3: it went wrong"),
         (utils.InputError("--lr: is odd"), 2, "error: --lr: is odd"),
+        (OSError(28, "No space left"), 1, "No space left; mend that; there is no checkpoint yet; "),
         (process.Interrupted(), 130, "there is no checkpoint yet; start again with: python "),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

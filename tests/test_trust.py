@@ -445,6 +445,7 @@ def test_a_line_of_a_megabyte_is_cut_and_predicted(small, tmp_path):
     flags = ["--model-ckpt-path", small.undisturbed("bert_plain.py") / "best", "--test-file", file]
     process = call("bert_plain.py", *flags, "--output-dir", tmp_path / "out")
     assert process.returncode == 0 and process.stderr == "", process.stderr
+    assert "warning: 1 of 2 texts fill the 512 tokens that are read of one; " in process.stdout
     predicted = utils.read_corpus(tmp_path / "out" / "test.jsonl")
     assert [row["input"] for row in predicted] == [row["input"] for row in rows]
 
@@ -471,6 +472,15 @@ def test_lines_of_train_in_dev_are_counted_and_told(caplog):
         caplog.clear()
         data.warn_of_repeats({"train": rows, "dev": [make_row("c", form="급식 1", target=None)]})
         assert not caplog.records
+
+
+def test_a_label_that_no_line_of_train_has_is_told(caplog):
+    gold = np.array([[1, 0, 0], [1, 0, 1]])
+    with caplog.at_level("WARNING", "emotion"):
+        data.warn_of_unseen(["joy", "fear", "anger"], gold)
+        data.warn_of_unseen(["joy"], gold[:, :1])
+    [told] = [record.getMessage() for record in caplog.records]
+    assert told == "warning: no line of train is labelled fear"
 
 
 # Checkpoints from others

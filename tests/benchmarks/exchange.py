@@ -10,15 +10,17 @@ and seeds together.
 
 import argparse
 import collections
+import itertools
 import sys
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
+import numpy as np
 import results
 
 import utils
-from emotion import classifier, cli, statistics, systems
+from emotion import classifier, cli, statistics, systems, targets
 
 ASKED = ("true", "no place", "another", "none")
 
@@ -34,9 +36,8 @@ def with_targets(rows: list[utils.Row]) -> dict[str, list[utils.Row]]:
         for row, following in zip(several, [*several[1:], several[0]], strict=True):
             if len(several) > 1:
                 form, other = row["input"]["form"], following["input"]["target"]
-                named = {"form": row["input"]["target"]["form"]}
                 asked["true"].append(row)
-                asked["no place"].append(row | {"input": {"form": form, "target": named}})
+                asked["no place"].append(targets.unplaced(row))
                 asked["another"].append(row | {"input": {"form": form, "target": other}})
                 asked["none"].append(row | {"input": {"form": form}})
     return asked
@@ -49,11 +50,18 @@ def show(options: argparse.Namespace) -> None:
     asked = with_targets(lines.rows)
     lines.choose(asked["true"])
     found = {}
-    for path in runs:
+    for path, record in runs.items():
         model = classifier.load(path)
-        for each, rows in asked.items():
-            scores = model.score_rows(rows, lambda _: None)
-            found[path, each] = model.rule(scores)
+        reads_place = record["arguments"].get("target") != "pair"
+        as_read = {
+            each: rows if reads_place else list(map(targets.unplaced, rows))
+            for each, rows in asked.items()
+        }
+        once = {str(row["input"]): row for row in itertools.chain(*as_read.values())}
+        scores = model.score_rows(list(once.values()), lambda _: None)
+        predicted = dict(zip(once, model.rule(scores), strict=True))
+        for each, rows in as_read.items():
+            found[path, each] = np.array([predicted[str(row["input"])] for row in rows])
     micro, _ = lines.f1([found[path, each] for each in ASKED for path in runs])
     groups = list(results.by_kind(list(runs.values())).values())
     count = len(runs)
