@@ -180,7 +180,7 @@ def train(args: argparse.Namespace, run: Run) -> None:
     accelerator = training.begin(run, args)
     task = AnswerTask(args, corpora, accelerator)
     if args.estimate:
-        print(task.plan.table)
+        print(task.plan.table, flush=True)
         return
     task.load()
     run.note(

@@ -1,5 +1,6 @@
 """Any checkpoint, or an average of runs, as a function from rows to scores."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +36,7 @@ def find(name: str | Path) -> Path:
         utils.InputError: there is none.
     """
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):  # which no name is too long for
         is_run = (path / "run.json").is_file() and not (path / "config.json").exists()
         return path / "best" if is_run and (path / "best").is_dir() else path
     checkpoint.describe_model(str(name), "")  # raises where the hub has no such model

@@ -211,6 +211,7 @@ def run_script(
         code, told = how_it_ended(error, args, command)
         if code is None:
             raise
+        drop_output()
         if not process.is_main_process():
             time.sleep(3)  # a launcher ends all processes when the first has ended
         parser.exit(code, f"{parser.prog}: {told}\n" if process.is_main_process() else None)
@@ -234,7 +235,9 @@ def run_tool(
     Ends as `run_script` does; a reader of its output that has gone, as of `| head`, is no error.
     """
     say_what_a_console_can()
-    args = parser.parse_intermixed_args(argv)  # TEXT may stand behind a flag
+    args, rest = parser.parse_known_intermixed_args(argv)  # TEXT may stand behind a flag
+    if rest:  # or behind "--", which that does not know
+        args = parser.parse_args(argv)
     utils.log.handlers = [logging.StreamHandler(sys.stderr)]
     utils.log.setLevel(logging.WARNING)
     try:
@@ -248,14 +251,16 @@ def run_tool(
         code, told = how_it_ended(error, args, "")
         if code is None:
             raise
-        if isinstance(error, OSError):
-            drop_output()
+        drop_output()
         parser.exit(code, f"{parser.prog}: {told}\n")
 
 
 def drop_output() -> None:
-    """Write no more to standard output, which Python tries once more when it ends."""
-    with contextlib.suppress(OSError):  # one that is no file
+    """Write no more to standard output, if it takes none; Python tries again when it ends."""
+    with contextlib.suppress(OSError, AttributeError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, AttributeError):  # one that is no file, or none
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -263,14 +268,12 @@ def how_it_ended(
     error: BaseException, args: argparse.Namespace, command: str
 ) -> tuple[int | None, str]:
     """The exit code and the line for what ended a run; no code for a fault of our own."""
-    if isinstance(error, utils.InputError):
-        return 2, f"error: {error}"
-    if isinstance(error, utils.RunError):
-        return 1, f"error: {error}"
+    if isinstance(error, (utils.InputError, utils.RunError)):
+        return 2 if isinstance(error, utils.InputError) else 1, f"error: {error}"
     if isinstance(error, process.Interrupted):
         return 130, f"interrupted; {what_goes_on(args, command)}"
     if isinstance(error, OSError) and error.strerror:
-        where = error.filename or getattr(args, "output_dir", "standard output")
+        where = error.filename2 or error.filename or "standard output"
         then = what_goes_on(args, command) if command else "start again"
         return 1, f"error: {where}: {error.strerror}; mend that; {then}"
     told = str(error).strip().partition("\n")[0]

@@ -74,7 +74,8 @@ def encode(
         )
         for position, index in enumerate(chosen):
             examples[index] = {name: values[position] for name, values in encoded.items()}
-    warn_of_cut([len(each["input_ids"]) >= limit for each in examples], limit)
+    is_cut = [len(each["input_ids"]) >= limit for each in examples]
+    warn_of_cut(is_cut, f"the {limit} tokens that the model reads")
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", NO_LIMIT)
     check_ids((each["input_ids"] for each in examples), vocabulary)
     return examples

@@ -27,7 +27,7 @@ def largest_batch(
         at_once: how many lines that are, of each process.
     """
     processes = process.process_count()
-    drawn = (args.batch_size if args.resume else at_once) * processes  # of a step
+    drawn = max(args.batch_size * args.resume, at_once) * processes  # of a step
     padded = None if layout.prefix is not None else lengths
     batches = {
         layout.batch([lengths[index] for index in part[rank::processes]])
@@ -93,7 +93,8 @@ def make(
     advice = None
     if total > free:
         size = largest(free, True)
-        mend = f"take --batch-size {size}" if size else "take a smaller --model or a larger device"
+        other = "" if args.resume else "a smaller --model or "
+        mend = f"take --batch-size {size}" if size else f"take {other}a larger device"
         has = f"{device} has {free / 2**30:.2f} free"
         advice = f"training needs {total / 2**30:.2f} GiB and {has}; {mend}"
     tokens_to_score = scoring.TOKENS

@@ -29,10 +29,8 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
     except BaseException as error:
         with contextlib.suppress(OSError):  # as of a disk that takes nothing
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            mend = "mend that, and start again"
-            told = f"{path}: cannot be written ({error.strerror}); {mend}"
-            raise utils.RunError(told) from None
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            error.filename = str(path)
         raise
 
 
@@ -67,7 +65,7 @@ def cannot_be_saved(path: Path, error: Exception) -> utils.RunError:
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     free = shutil.disk_usage(next(each for each in path.parents if each.exists())).free
     reason += f"; {free / 2**20:,.0f} MiB are free"
-    mend = "what was saved before is whole; make room and go on with --resume"
+    mend = "what was saved before is whole; mend that, and go on with --resume"
     return utils.RunError(f"{path}: cannot be saved ({reason}); {mend}")
 
 

@@ -126,7 +126,8 @@ class Prompt:
                 utils.log.warning("warning: %s; a part is read of it", told)
                 ends[number] = end[:half] + answer
         both = list(zip(texts, ends, strict=True))
-        warn_of_cut([len(text) + len(end) > self.room for text, end in both], self.max_length)
+        is_cut = [len(text) + len(end) > self.room for text, end in both]
+        warn_of_cut(is_cut, f"the {self.max_length} tokens of a prompt with its answer")
         return [text[: self.room - len(end)] + end for text, end in both]
 
     def shortest_and_longest(self) -> list[Suffix]:
@@ -145,7 +146,7 @@ class Prompt:
         present = [each.strip() for each, label in zip(answers, labels, strict=False) if label]
         asked = self.tokenizer.decode(self.prefix_ids + suffix)
         shown = f"{asked}«{' / '.join(present) or answers[-1].strip()}»"
-        return f"{told}first example, its answers between « and »:\n{shown}"
+        return f"{told}first example, its labels between « and »:\n{shown}"
 
     def lay_out(self, suffix: Suffix) -> tuple[list[int], list[int], list[int], list[int]]:
         """One line in tokens, and behind it the answers of several tokens without their last.

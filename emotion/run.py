@@ -90,7 +90,8 @@ class Run:
             with contextlib.suppress(OSError), path.open("a", **AS_TEXT) as file:
                 file.writelines(traceback.format_exception(error))
         for handler in utils.log.handlers:
-            handler.close()
+            with contextlib.suppress(OSError):  # what is on the disk is all that there was room for
+                handler.close()
         utils.log.handlers = []
         if isinstance(error, utils.InputError):
             for path in self.made:

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -59,6 +60,9 @@ def open_source(args: argparse.Namespace) -> Source:
     if args.texts and path:
         raise utils.InputError("sentences and --input: give one of them")
     form = path and (args.format or path.suffix.lower().removeprefix("."))
+    if form not in (None, *FORMATS):
+        told = f"of what form is it? give --format, of {', '.join(FORMATS)}"
+        raise utils.InputError(f"{path}: {told}")
     if args.output:
         check_output(args.output, form)
     for flag in ("format", "text_column", "target_column", "target"):
@@ -71,10 +75,6 @@ def open_source(args: argparse.Namespace) -> Source:
         return Source("screen", [], ((text, target, {}) for text in args.texts))
     if path is None:
         return Source("lines", [], ((line, target, {}) for line in lines_of_stdin()))
-    if form not in FORMATS:
-        raise utils.InputError(
-            f"{path}: of what form is it? give --format, of {', '.join(FORMATS)}"
-        )
     if form == "txt":
         lines = (line.rstrip("\r\n") for line in io.StringIO(tables.read_text(path)))
         return Source("lines", [], ((line, target, {}) for line in lines))
@@ -87,7 +87,7 @@ def open_source(args: argparse.Namespace) -> Source:
 
 def check_output(path: Path, form: str | None) -> None:
     """Raise utils.InputError if predictions on what has this form cannot be written to a path."""
-    if path.exists():
+    if os.path.lexists(path):  # which no name is too long for
         told = "is there, and nothing is overwritten; give another --output"
         raise utils.InputError(f"{path}: {told}")
     if not path.absolute().parent.is_dir():

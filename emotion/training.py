@@ -250,9 +250,11 @@ class Training:
         utils.log.info("going on from %s", path)
         with outputs.resuming(path):
             state = State.read(path)
-            # load_state says nothing where it cannot read the random states
-            load(path / f"{RNG_STATE_NAME}_{self.accelerator.process_index}.pkl")
+            states = load(path / f"{RNG_STATE_NAME}_{self.accelerator.process_index}.pkl")
             self.accelerator.load_state(str(path))
+            # which says nothing where it cannot restore the random states, of the CPU torch's last
+            if not torch.equal(torch.get_rng_state(), states["torch_manual_seed"]):
+                raise ValueError("the random states are not restored")
             return state
 
     # Interrupts

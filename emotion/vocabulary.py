@@ -37,11 +37,11 @@ def check_unknown(tokenizer: Any, rows: Sequence[Sequence[int]]) -> None:
         utils.log.info(told)
 
 
-def warn_of_cut(is_cut: Sequence[bool], limit: int) -> None:
-    """Warn of the texts that are cut to a number of tokens."""
+def warn_of_cut(is_cut: Sequence[bool], limit: str) -> None:
+    """Warn of how many texts fill all tokens that there are for them."""
     if any(is_cut):
-        told = f"{sum(is_cut)} of {len(is_cut)} texts fill the {limit} tokens that are read of one"
-        utils.log.warning("warning: %s; what goes beyond them is not read", told)
+        told = f"{sum(is_cut)} of {len(is_cut)} texts fill {limit}; what goes beyond is not read"
+        utils.log.warning("warning: %s", told)
 
 
 def as_text(texts: Sequence[str], tokenizer: Any) -> list[str]:

@@ -231,7 +231,7 @@ def test_truncation_shortens_the_text_alone_and_is_told(tokenizer, caplog):
         [cut, short] = prompt.encode(rows)
         prompt.shortest_and_longest()
     [told] = [record.getMessage() for record in caplog.records]
-    assert f" of 2 texts fill the {prompt.max_length} tokens that are read of one; " in told
+    assert f" of 2 texts fill the {prompt.max_length} tokens of a prompt with its answer; " in told
     assert cut == text[:3] + end
     assert len(prompt.prefix_ids) + len(cut) + longest == prompt.max_length
     first = prompt.pack([cut, short])["kept"][0, 0]
@@ -726,6 +726,13 @@ def test_a_plan_says_what_fits(leave_free):
         fits = held + need.scoring(found.tokens_to_score) <= free
         assert fits or found.tokens_to_score == 256
         assert found.tokens_to_score <= scoring.TOKENS
+    resumed = memory_plan.make(need, held, lengths, layout, arguments_of(64, resume=True))
+    assert resumed.advice.endswith("; take a larger device")  # its model stays
+    resumed = memory_plan.make(need, kept, lengths, layout, arguments_of(64, resume=True))
+    assert resumed.table == memory_plan.make(need, kept, lengths, layout, arguments_of(64)).table
+    for rows, bytes_of_head in ((layout, 0), (memory.Layout(None), sum(need.head.values()))):
+        table = memory_plan.make(need, kept, lengths, rows, arguments_of(64)).table
+        assert ("head in float32" in table) == bool(bytes_of_head)
     for told in ("weights in 4 bits", "in all", f"free on {scoring.device()}"):
         assert re.search(rf"^  {told} +[\d,.]+$", found.table, re.MULTILINE)
     assert "a GPU of 24 GB: --batch-size up to 128, up to 128 with" in found.table

@@ -18,7 +18,7 @@ from small_runs import MODELS, SmallRuns
 
 import predict
 import utils
-from emotion import texts
+from emotion import outputs, texts
 
 KINDS = {  # a checkpoint of each kind: script and further arguments
     "cls": ("bert_plain.py",),
@@ -136,6 +136,12 @@ def test_sentences_give_json_lines_in_a_pipe_and_a_table_on_a_terminal(small):
     for each in results:
         assert list(each["scores"]) == list(EMOTIONS)
         assert each["emotions"] == [name for name, it in each["scores"].items() if it >= 0.4]
+    for given in (
+        ["--", best, "-급식"],
+        [best, "--target", "급식", "--", "-급식"],
+        ["--threshold", 1, best, "급식"],
+    ):
+        assert call("predict.py", *given).returncode == 0, given
     outside, terminal = pty.openpty()
     command = [sys.executable, ROOT / "predict.py", best, TEXTS[0], "--threshold", "0.4"]
     subprocess.run(list(map(str, command)), stdout=terminal, check=True)
@@ -409,7 +415,10 @@ def test_a_broken_rule_is_refused_and_one_of_another_editor_read(small, tmp_path
     (best / "decision.json").write_text(edited, encoding="utf-8-sig")
     assert predict.load(best)(TEXTS)[0]["emotions"] == []
     (best / "decision.json").write_text(edited[:-1] + ",}", encoding="utf-8")
-    assert_refused(call("predict.py", best, "글"), "decision.json: is missing or broken")
+    asked = "predict.py", best, "글"
+    assert_refused(call(*asked), "decision.json: is missing or broken; give a decision rule, as ")
+    outputs.write_json(tmp_path / "run.json", {"seed": 42})  # of a run that has not ended
+    assert_refused(call(*asked), "decision.json: is missing or broken; let its run end (--resume)")
 
 
 def test_the_import_takes_what_it_says_and_refuses_the_rest(small):
@@ -445,6 +454,7 @@ def test_a_corpus_file_is_read_as_the_scripts_read_it(small, tmp_path):
         (["글", "--text-column", "a"], "--text-column: is not for sentences"),
         (["--input", "in.jsonl", "--target", "표"], "--target: is not for jsonl"),
         (["--input", "in.jsonl", "--target-column", "t"], "--target-column: is not for jsonl"),
+        (["--input", "odd.dat", "--output", "out.csv"], "of what form is it? give --format"),
         (["글", "--output", "nowhere/out.jsonl"], "its directory is not there; make it"),
         (["글", "--output", "out.csv"], "here that is .jsonl; name it so"),
         (["--input", "header.csv", "--output", "out.jsonl"], "here that is .csv; name it so"),
@@ -508,7 +518,7 @@ def test_one_label_alone(script, small, tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "told"),
-    [([], "standard output: No space left"), (["--output", "/proc/x"], "/proc/x: cannot be writ")],
+    [([], "standard output: No space left"), (["--output", "/proc/x"], "/proc/x: No such file")],
 )
 def test_where_nothing_can_be_written_is_told_in_one_line(flags, told, small):
     if not os.path.exists("/dev/full"):

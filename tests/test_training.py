@@ -306,6 +306,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(trained, tmp_path):
     [
         ("random_states_0.pkl", None, "No such file"),
         ("random_states_0.pkl", "cut", r"load failed\)"),
+        ("random_states_0.pkl", {"torch_manual_seed": torch.ones(5)}, "not restored"),
         ("training_state.json", "{}", "training_state.json holds other fields"),
         ("training_state.json", '{"step": "x"}', "training_state.json holds other fields"),
     ],
@@ -314,7 +315,9 @@ def test_a_damaged_checkpoint_is_refused(file, content, told, trained, tmp_path)
     trained(Toy(), save_steps=2)
     path = last_whole_checkpoint(tmp_path) / file
     path.unlink()
-    if content:
+    if isinstance(content, dict):
+        torch.save(content, path)
+    elif content:
         path.write_text(content)
     with pytest.raises(utils.InputError, match=f"--resume: .*checkpoint-10 is damaged.*{told}"):
         trained(Toy(), resume=True)
@@ -514,7 +517,7 @@ def test_a_full_disk_is_told_what_was_saved_stays_and_with_room_it_goes_on(small
         assert process.stderr.count("\n") == 1
         checkpoints = disk / "out" / "checkpoints"
         assert f"{checkpoints}/checkpoint-4: cannot be saved (" in process.stderr
-        assert "make room and go on with --resume" in process.stderr
+        assert "; mend that, and go on with --resume" in process.stderr
         assert [path.name for path in checkpoints.iterdir()] == ["checkpoint-3"]
         assert last_whole_checkpoint(disk / "out").name == "checkpoint-3"
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
