@@ -656,6 +656,10 @@ def test_the_estimate_counts_what_rows_of_their_own_keep():
     logits = 4 * batch.logits * head.shape[0]  # log-probabilities
     assert sum(need.head.values()) == 4 * head.numel()
     assert sum(storage.nbytes() for storage in kept.values()) == logits + 4 * head.numel()
+    tokenizer, strings = sample_tokenizer(), make_strings("ko", EMOTIONS)
+    asked = Prompt(strings, tokenizer, 2048, len(tokenizer), "head")
+    own = AnswerModel(model.model, asked, "fp32", len(EMOTIONS))
+    assert own.layout().batch([60]).logits == 0  # no gradient reaches those
 
 
 def test_weights_that_are_not_finite_are_told_as_such():
