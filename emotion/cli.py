@@ -191,6 +191,7 @@ def run_script(
         argv: the arguments; None: those that the process was started with.
     """
     process.quiet_libraries()
+    logging.raiseExceptions = False  # a log that cannot be written, as to `| head`, ends no run
     command = process.shell_command(parser.prog, argv)
     say_what_a_console_can()
     args = parse_arguments(parser, argv)

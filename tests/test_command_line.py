@@ -112,7 +112,7 @@ def test_a_file_with_oddities_is_warned_of_on_standard_output(corpus, tmp_path):
     outcome = call("bert_plain.py", *corpus, "--model", "no/such/directory")
     assert_refused(outcome, "no/such/directory")
     assert f"warning: {tmp_path / 'train.jsonl'}: line 2 first: " in outcome.stdout
-    assert outcome.stdout.count("warning: ") == 2  # of lines that dev shares with train, too
+    assert outcome.stdout.count("warning: ") == 3  # of lines that dev shares, and of labels, too
 
 
 @pytest.mark.parametrize(

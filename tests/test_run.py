@@ -4,6 +4,8 @@ import argparse
 import concurrent.futures
 import errno
 import json
+import logging
+import os
 import re
 import shutil
 import signal
@@ -551,6 +553,18 @@ def test_a_fault_of_our_own_is_not_told_as_one_of_the_user(tmp_path):
     with pytest.raises(RuntimeError, match="mat1"):
         cli.run_script(parser(), recipe, ["--output-dir", str(tmp_path / "out")])
     assert "mat1 and mat2" in (tmp_path / "out" / "train.log").read_text()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_a_log_that_cannot_be_written_ends_no_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+
+    def recipe(args, run):
+        utils.log.addHandler(logging.FileHandler("/dev/full"))
+        utils.log.info("told on the screen alone")
+
+    cli.run_script(parser(), recipe, ["--output-dir", str(tmp_path / "out")])
+    assert capsys.readouterr() == ("told on the screen alone\n", "")
 
 
 def test_the_processes_beside_the_main_one_write_and_say_nothing(capsys, tmp_path, monkeypatch):
