@@ -26,7 +26,7 @@ import csv
 import functools
 import itertools
 import json
-import logging
+import os
 import random
 import sys
 from pathlib import Path
@@ -313,7 +313,7 @@ def write_rows(rows, path):
 
 def write_file(rows, path):
     """Write rows to a file that is not there yet, and check them as training does."""
-    if path.exists():
+    if os.path.lexists(path):  # which no name is too long for
         raise utils.InputError(f"{path}: is there, and nothing is overwritten; give another")
     write_rows(rows, path)
     try:
@@ -384,18 +384,16 @@ def main(argv=None):
     of_table.add_argument("--separator", metavar="MARK", help="that parts the names of labels")
     told = "a converted file (train.jsonl) whose labels to use; default: those found in this table"
     of_table.add_argument("--like", metavar="FILE", type=Path, help=told)
-    args = parser.parse_args(argv)
-    utils.log.handlers = [logging.StreamHandler()]
-    try:
-        if args.corpus == "table":
-            if not args.text or not args.labels:
-                raise utils.InputError("table: give --text COLUMN and --labels COLUMN ...")
-            return write_file(convert_table(args), args.out)
-        write(CONVERTERS[args.corpus](args.source), args.out)
-    except utils.InputError as error:
-        parser.error(str(error))
-    except utils.RunError as error:
-        parser.exit(1, f"{parser.prog}: error: {error}\n")
+    cli.run_tool(parser, convert, argv)
+
+
+def convert(args):
+    """Convert what the command line names."""
+    if args.corpus == "table":
+        if not args.text or not args.labels:
+            raise utils.InputError("table: give --text COLUMN and --labels COLUMN ...")
+        return write_file(convert_table(args), args.out)
+    write(CONVERTERS[args.corpus](args.source), args.out)
 
 
 if __name__ == "__main__":

@@ -118,8 +118,9 @@ def read_decision(
     try:
         found, known = decision["threshold"], list(decision["labels"])
     except (KeyError, TypeError):
-        record = outputs.read_json(path.parent / "run.json") or {"seconds": 0}
-        mend = mend if "seconds" in record else f"let its run end (--resume), or {mend}"
+        record = outputs.read_json(path.parent / "run.json")
+        if isinstance(record, dict) and "seconds" not in record:
+            mend = f"let its run end (--resume), or {mend}"
         raise utils.InputError(f"{file}: is missing or broken; {mend}") from None
     if known != list(labels):
         raise utils.InputError(f"{file}: its labels are not those of the model; {mend}")

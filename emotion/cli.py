@@ -212,7 +212,6 @@ def run_script(
         code, told = how_it_ended(error, args, command)
         if code is None:
             raise
-        drop_output()
         if not process.is_main_process():
             time.sleep(3)  # a launcher ends all processes when the first has ended
         parser.exit(code, f"{parser.prog}: {told}\n" if process.is_main_process() else None)
@@ -252,7 +251,6 @@ def run_tool(
         code, told = how_it_ended(error, args, "")
         if code is None:
             raise
-        drop_output()
         parser.exit(code, f"{parser.prog}: {told}\n")
 
 
@@ -269,12 +267,13 @@ def how_it_ended(
     error: BaseException, args: argparse.Namespace, command: str
 ) -> tuple[int | None, str]:
     """The exit code and the line for what ended a run; no code for a fault of our own."""
+    drop_output()
     if isinstance(error, (utils.InputError, utils.RunError)):
         return 2 if isinstance(error, utils.InputError) else 1, f"error: {error}"
     if isinstance(error, process.Interrupted):
         return 130, f"interrupted; {what_goes_on(args, command)}"
     if isinstance(error, OSError) and error.strerror:
-        where = error.filename2 or error.filename or "standard output"
+        where = error.filename2 or error.filename or "a file or standard output"
         then = what_goes_on(args, command) if command else "start again"
         return 1, f"error: {where}: {error.strerror}; mend that; {then}"
     told = str(error).strip().partition("\n")[0]

@@ -250,7 +250,8 @@ class Training:
         utils.log.info("going on from %s", path)
         with outputs.resuming(path):
             state = State.read(path)
-            states = load(path / f"{RNG_STATE_NAME}_{self.accelerator.process_index}.pkl")
+            count, rank = self.accelerator.num_processes, self.accelerator.process_index
+            states = [load(path / f"{RNG_STATE_NAME}_{each}.pkl") for each in range(count)][rank]
             self.accelerator.load_state(str(path))
             # which says nothing where it cannot restore the random states, of the CPU torch's last
             if not torch.equal(torch.get_rng_state(), states["torch_manual_seed"]):

@@ -163,6 +163,9 @@ def test_a_table_becomes_a_corpus(tmp_path, encoding, ending):
     assert two["input"]["target"]["form"] is None
     again = call("convert.py", "table", table, out, *flags)
     assert again.returncode == 2 and "nothing is overwritten" in again.stderr
+    nowhere = call("convert.py", "table", table, tmp_path / "no" / "out.jsonl", *flags)
+    assert nowhere.returncode == 1 and "out.jsonl: No such file" in nowhere.stderr
+    assert nowhere.stderr.count("\n") == 1 + ("read as cp949" in nowhere.stderr)
 
 
 def test_a_column_of_names_becomes_labels(tmp_path):

@@ -518,7 +518,10 @@ def test_one_label_alone(script, small, tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "told"),
-    [([], "standard output: No space left"), (["--output", "/proc/x"], "/proc/x: No such file")],
+    [
+        ([], "a file or standard output: No space left"),
+        (["--output", "/proc/x"], "/proc/x: No such file"),
+    ],
 )
 def test_where_nothing_can_be_written_is_told_in_one_line(flags, told, small):
     if not os.path.exists("/dev/full"):
