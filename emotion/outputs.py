@@ -19,7 +19,11 @@ Scored = Iterable[tuple[list[utils.Row], np.ndarray]]  # (rows, probabilities) i
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[str]]:
-    """Open a text file to write that appears, whole, when the block has ended without an error."""
+    """Open a text file to write that appears, whole, when the block has ended without an error.
+
+    Raises:
+        OSError: it cannot be written; with the path that was given, not that of the part.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         # half of a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it
