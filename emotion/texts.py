@@ -18,7 +18,7 @@ from emotion import data, outputs, process, tables
 
 FORMATS = ("jsonl", "csv", "tsv", "txt")
 TEXT_COLUMNS = ("text", "form", "sentence", "문장", "텍스트")
-PARTED_BY = {"csv": "comma", "tsv": "tab"}  # the columns of a table
+DELIMITERS = {"csv": ",", "tsv": "\t"}  # of tables
 WINDOW = 1024  # texts that are read, scored and written before the next are read
 BAR = 20  # characters of a probability of 1
 Result = dict[str, Any]  # {"text", "target", "emotions", "scores"}
@@ -66,7 +66,7 @@ def open_source(args: argparse.Namespace) -> Source:
     if args.output:
         check_output(args.output, form)
     for flag in ("format", "text_column", "target_column", "target"):
-        is_misplaced = form == "jsonl" if flag == "target" else form not in PARTED_BY
+        is_misplaced = form == "jsonl" if flag == "target" else form not in DELIMITERS
         is_misplaced = path is None if flag == "format" else is_misplaced
         if getattr(args, flag) and is_misplaced:
             told = "is not for sentences" if path is None else f"is not for {form}"
@@ -92,7 +92,7 @@ def check_output(path: Path, form: str | None) -> None:
         raise utils.InputError(f"{path}: {told}")
     if not path.absolute().parent.is_dir():
         raise utils.InputError(f"{path}: its directory is not there; make it")
-    written = f".{form}" if form in PARTED_BY else ".jsonl"
+    written = f".{form}" if form in DELIMITERS else ".jsonl"
     if path.suffix.lower() in (".csv", ".tsv", ".jsonl") and path.suffix.lower() != written:
         told = f"predictions come in the form of what is read, and here that is {written}"
         raise utils.InputError(f"{path}: {told}; name it so")
@@ -119,13 +119,13 @@ def open_table(path: Path, form: str, args: argparse.Namespace) -> Source:
     Raises:
         utils.InputError: it cannot be read, or has no such columns.
     """
-    columns, rows = tables.read_table(path, "\t" if form == "tsv" else ",")
+    columns, rows = tables.read_table(path, DELIMITERS[form])
     known = [name for name in TEXT_COLUMNS if name in columns]
     column = args.text_column or next(iter(known), None)
     for flag, name in (("--text-column", column), ("--target-column", args.target_column)):
         if name not in columns and (name or flag == "--text-column"):
             told = f"has no column {name or ' or '.join(TEXT_COLUMNS)!r}; it has"
-            mend = f"give {flag}, if the first line names columns, parted by a {PARTED_BY[form]}"
+            mend = f"give {flag}, if the first line names columns, parted by {DELIMITERS[form]!r}"
             raise utils.InputError(f"{path}: {told} {', '.join(columns)}; {mend}")
     named = args.target_column
 
@@ -163,9 +163,9 @@ def open_sink(
         if path:  # what is half written goes when it is stopped
             stack.enter_context(process.signals_handled_by(signal.default_int_handler))
             file = stack.enter_context(outputs.whole_file(path))
-        is_table = source.format in PARTED_BY
-        mark = "\t" if source.format == "tsv" else ","
-        table = csv.writer(file, delimiter=mark, lineterminator="\r\n")  # RFC 4180
+        is_table = source.format in DELIMITERS
+        delimiter = DELIMITERS.get(source.format, ",")
+        table = csv.writer(file, delimiter=delimiter, lineterminator="\r\n")  # RFC 4180
         begun = False
 
         def write(window: Window, results: list[Result]) -> None:

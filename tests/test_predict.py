@@ -228,7 +228,7 @@ def test_columns_and_formats_can_be_named(small, tmp_path):
         (["{best}", "--input", "no.csv"], "no.csv: cannot be read"),
         (["{best}", "--input", "{odd}"], "of what form is it? give --format"),
         (["{best}", "--input", "{odd}", "--format", "csv"], "has no column 'text or form"),
-        (["{best}", "--input", "{odd}", "--format", "csv"], "names columns, parted by a comma"),
+        (["{best}", "--input", "{odd}", "--format", "csv"], "names columns, parted by ','"),
         (["{best}", "--target", "표", "글", "--input", "x.csv"], "give one of them"),
         (["{best}", "--input", "{odd}", "--format", "jsonl"], "line 1: is not JSON"),
         (["{tokenizer}", "글"], "is no checkpoint"),
