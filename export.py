@@ -46,21 +46,19 @@ def lines_of(path: Path, given: Path | None) -> list[utils.Row]:
 
 def export(args: argparse.Namespace) -> None:
     """Export, compare, and move what was made to where it is wanted."""
-    if args.output.exists():
-        raise utils.InputError(f"{args.output}: is there, and nothing is overwritten")
-    if not args.output.absolute().parent.is_dir():
-        raise utils.InputError(f"{args.output}: its directory is not there; make it")
+    outputs.check_new(args.output)
     path = classifier.find(args.checkpoint)
     with tempfile.TemporaryDirectory(dir=args.output.absolute().parent) as scratch:
         made = Path(scratch, "out")
         made.mkdir()
         write = merge_adapter if (path / "prompt.json").exists() else export_encoder
-        write(args, path, made)
+        told = write(args, path, made)
         made.rename(args.output)
+    process.tell(told)
 
 
-def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> None:
-    """Write an adapter and its base as one classifier."""
+def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> str:
+    """Write an adapter and its base as one classifier; returns what to tell of it."""
     found, base = checkpoint.check_adapter(path, "auto")
     rows = lines_of(path, args.lines)
 
@@ -69,12 +67,12 @@ def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> None:
     merged = merge.Merged(path, args.model or base, found)
     merged.write(made, scoring.DTYPES[args.dtype])
     alike = merged.tokenized_alike(rows)
-    print(f"{merged.kind.__name__} in {args.dtype}; README.md in it says how it is asked")
-    print(f"{alike} of {len(rows)} lines give as one text the tokens that they give in parts")
+    told = f"{merged.kind.__name__} in {args.dtype}; README.md in it says how it is asked\n"
+    return f"{told}{alike} of {len(rows)} lines give as one text the tokens they give in parts"
 
 
-def export_encoder(args: argparse.Namespace, path: Path, made: Path) -> None:
-    """Write an encoder as ONNX, and compare."""
+def export_encoder(args: argparse.Namespace, path: Path, made: Path) -> str:
+    """Write an encoder as ONNX, and compare; returns what to tell of it."""
     found = checkpoint.check_encoder(path, ("Classification", "Classifier"), "auto")
     rows = lines_of(path, args.lines)
 
@@ -91,24 +89,25 @@ def export_encoder(args: argparse.Namespace, path: Path, made: Path) -> None:
         onnx_model.copy_beside(path, made / kind)
         tokenizer.save_pretrained(made / kind)
     onnx_model.write(model, {name: each.cpu() for name, each in batch.items()}, made)
-    compare(path, made, rows, found)
+    return compare(path, made, rows, found)
 
 
-def compare(path: Path, made: Path, rows: list[utils.Row], found: checkpoint.Checkpoint) -> None:
-    """Print how far the scores of what was made are from those of the checkpoint, in float32."""
+def compare(path: Path, made: Path, rows: list[utils.Row], found: checkpoint.Checkpoint) -> str:
+    """How far the scores of what was made are from those of the checkpoint, in float32."""
 
     def scores(directory: Path) -> np.ndarray:
         return classifier.load(directory, 0.5, "fp32").score_rows(rows, lambda lines: None)
 
     expected = scores(path)
-    print(f"against {path} in float32, on {len(rows)} lines of {len(found.labels)} labels:")
+    lines = [f"against {path} in float32, on {len(rows)} lines of {len(found.labels)} labels:"]
     for directory in sorted(made.iterdir()):
         given = scores(directory)
         off = np.abs(given - expected).max()
         changed = int((found.rule(given) != found.rule(expected)).sum())
         size = sum(file.stat().st_size for file in directory.glob("*.onnx")) / 2**20
         told = f"scores differ by {off:.1g} at most, {changed} of {given.size} decisions"
-        print(f"  {directory.name}: {size:.0f} MiB; {told}")
+        lines.append(f"  {directory.name}: {size:.0f} MiB; {told}")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -22,6 +22,7 @@ Splits stay as they are published. XED is one file, split here by a fixed seed: 
 1,000 to dev, the rest to train, and all lines of one sentence to the same split.
 """
 
+import contextlib
 import csv
 import functools
 import itertools
@@ -34,7 +35,7 @@ from xml.parsers import expat
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils
-from emotion import cli, outputs, tables
+from emotion import cli, outputs, process, tables
 
 KOTE_FILES = {"train": "train.tsv", "dev": "val.tsv", "test": "test.tsv"}
 KOTE_NAMES = (  # in the order that KOTE publishes its labels in, numbered from 0
@@ -86,7 +87,7 @@ def read_tsv(path, columns, numbers, quoting):
     """
     mend = "give the corpus as it is published"
     try:
-        lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+        lines = path.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
         table = csv.reader([f"{line}\n" for line in lines], delimiter="\t", quoting=quoting)
         records = [(table.line_num, record or [""]) for record in table]
     except (OSError, UnicodeDecodeError) as error:
@@ -113,7 +114,7 @@ def read_names(directory):
     Raises:
         utils.InputError: there is no list, or one that leaves it open which number a name has.
     """
-    path = next(filter(Path.is_file, (directory / name for name in GOEMOTIONS_LABELS)), None)
+    path = next(filter(os.path.isfile, (directory / name for name in GOEMOTIONS_LABELS)), None)
     if not path:
         told = f"has no list of labels ({', '.join(GOEMOTIONS_LABELS)})"
         raise utils.InputError(f"{directory}: {told}; put one there")
@@ -234,12 +235,12 @@ def convert_splits(source, files, origin, rows_of):
     """
     splits, seen = {}, set()
     for split, name in files.items():
-        if (source / name).is_file():
+        if os.path.isfile(source / name):  # which no name is too long for
             splits[split] = list(rows_of(source / name, split))
             if not splits[split]:
                 raise utils.InputError(f"{source / name}: has no line; give {origin}")
         else:
-            print(f"{source / name}: is not there, so {split}.jsonl is not written")
+            process.tell(f"{source / name}: is not there, so {split}.jsonl is not written")
     if not splits:
         raise utils.InputError(f"{source}: has none of {', '.join(files.values())}; give {origin}")
     for row in itertools.chain(*splits.values()):
@@ -265,6 +266,9 @@ def convert_xed(source):
             (name for name, size in XED_SIZES.items() if len(splits[name]) < size), "train"
         )
         splits[split] += by_sentence[sentence]
+    if not splits["train"]:
+        told = "has too few sentences for a split; give a clone of Helsinki-NLP/XED"
+        raise utils.InputError(f"{source / XED_FILE}: {told}")
     return splits
 
 
@@ -305,27 +309,27 @@ def convert_table(args):
     return [make_row(id, text, present, list(labels), target) for id, text, present, target in rows]
 
 
-def write_rows(rows, path):
-    """Write rows as JSONL, whole or not at all."""
-    with outputs.whole_file(path) as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def write_rows(rows, file):
+    """Write rows as JSONL, all of them: where there is no room, it is found out here."""
+    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    file.flush()
 
 
 def write_file(rows, path):
     """Write rows to a file that is not there yet, and check them as training does."""
-    if os.path.lexists(path):  # which no name is too long for
-        raise utils.InputError(f"{path}: is there, and nothing is overwritten; give another")
-    write_rows(rows, path)
+    outputs.check_new(path)
+    with outputs.whole_file(path) as file:
+        write_rows(rows, file)
     try:
         utils.read_corpus(path, labelled=True)
     except utils.InputError as error:
         path.unlink()
         raise utils.InputError(f"what came of the table is no corpus: {error}") from None
-    print(f"{path}: {len(rows)} lines, of the labels {', '.join(rows[0]['output'])}")
+    process.tell(f"{path}: {len(rows)} lines, of the labels {', '.join(rows[0]['output'])}")
 
 
 def write(splits, out):
-    """Write the rows of each split to a directory that holds nothing yet."""
+    """Write the rows of each split to a directory that holds nothing yet: of all, or of none."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         is_empty = not any(out.iterdir())
@@ -335,9 +339,11 @@ def write(splits, out):
         ) from None
     if not is_empty:
         raise utils.InputError(f"{out}: is not empty, and nothing is overwritten; give another")
-    for split, rows in splits.items():
-        write_rows(rows, out / f"{split}.jsonl")
-        print(f"{out / f'{split}.jsonl'}: {len(rows)} lines")
+    files = {split: out / f"{split}.jsonl" for split in splits}
+    with contextlib.ExitStack() as stack:
+        for split, rows in splits.items():
+            write_rows(rows, stack.enter_context(outputs.whole_file(files[split])))
+    process.tell("\n".join(f"{files[split]}: {len(rows)} lines" for split, rows in splits.items()))
 
 
 def converter(files, origin, rows_of, **settings):
@@ -380,7 +386,7 @@ def main(argv=None):
     of_table.add_argument("--text", metavar="COLUMN", help="of the sentences")
     of_table.add_argument("--target", metavar="COLUMN", help="of what each is about")
     told = "of the labels, or with --separator of their names"
-    of_table.add_argument("--labels", metavar="COLUMN", nargs="+", help=told)
+    of_table.add_argument("--labels", metavar="COLUMN", nargs="+", action="extend", help=told)
     of_table.add_argument("--separator", metavar="MARK", help="that parts the names of labels")
     told = "a converted file (train.jsonl) whose labels to use; default: those found in this table"
     of_table.add_argument("--like", metavar="FILE", type=Path, help=told)

@@ -106,7 +106,7 @@ def read_decision(
         utils.InputError: there is none that can be used.
     """
     decision = outputs.read_json(path / "decision.json")
-    noted = decision.get("constant_answer") if isinstance(decision, dict) else None
+    noted = (decision or {}).get("constant_answer")
     constant = [each for each in noted if each in labels] if isinstance(noted, list) else []
     if threshold != "auto":
         return Rule(float(threshold)), constant
@@ -119,7 +119,7 @@ def read_decision(
         found, known = decision["threshold"], list(decision["labels"])
     except (KeyError, TypeError):
         record = outputs.read_json(path.parent / "run.json")
-        if isinstance(record, dict) and "seconds" not in record:
+        if record and "seconds" not in record:
             mend = f"let its run end (--resume), or {mend}"
         raise utils.InputError(f"{file}: is missing or broken; {mend}") from None
     if known != list(labels):

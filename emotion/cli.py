@@ -241,10 +241,11 @@ def run_tool(
     utils.log.handlers = [logging.StreamHandler(sys.stderr)]
     utils.log.setLevel(logging.WARNING)
     try:
-        work(args)
+        with process.signals_handled_by(signal.default_int_handler):
+            work(args)
         sys.stdout.flush()
     except BrokenPipeError:
-        drop_output()
+        process.drop_output()
     except KeyboardInterrupt:
         parser.exit(130, f"{parser.prog}: interrupted\n")
     except ENDINGS as error:
@@ -254,20 +255,11 @@ def run_tool(
         parser.exit(code, f"{parser.prog}: {told}\n")
 
 
-def drop_output() -> None:
-    """Write no more to standard output, if it takes none; Python tries again when it ends."""
-    with contextlib.suppress(OSError, AttributeError):
-        sys.stdout.flush()
-        return
-    with contextlib.suppress(OSError, AttributeError):  # one that is no file, or none
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def how_it_ended(
     error: BaseException, args: argparse.Namespace, command: str
 ) -> tuple[int | None, str]:
     """The exit code and the line for what ended a run; no code for a fault of our own."""
-    drop_output()
+    process.drop_output()
     if isinstance(error, (utils.InputError, utils.RunError)):
         return 2 if isinstance(error, utils.InputError) else 1, f"error: {error}"
     if isinstance(error, process.Interrupted):
@@ -277,12 +269,14 @@ def how_it_ended(
         then = what_goes_on(args, command) if command else "start again"
         return 1, f"error: {where}: {error.strerror}; mend that; {then}"
     told = str(error).strip().partition("\n")[0]
-    flag = "--train-batch-size" if "train_batch_size" in args else "--batch-size"
-    mend = f"free some, or take a smaller {flag}"
+    flags = {"train_batch_size": "--train-batch-size", "batch_size": "--batch-size"}
+    flag = next((flag for name, flag in flags.items() if name in args), None)
+    mend = f"free some, or take a smaller {flag}" if flag else "free some"
     if "resume" in args and not getattr(args, "model_ckpt_path", None):
         mend = f"go on with --resume and a smaller {flag} (steps stay what they are)"
     code = 1 if process.is_out_of_memory(error) else None
-    return code, f"error: the memory is full ({told.partition('. ')[0]}); {mend}"
+    told = f" ({told.partition('. ')[0]})" if told else ""
+    return code, f"error: the memory is full{told}; {mend}"
 
 
 def what_goes_on(args: argparse.Namespace, command: str) -> str:

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import logging
+import os
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +16,7 @@ import utils
 from emotion import process, statistics
 from emotion.rules import Rule
 
+PARTIAL = ".partial"  # behind the name of a file that is not whole yet
 Scored = Iterable[tuple[list[utils.Row], np.ndarray]]  # (rows, probabilities) in the file's order
 
 
@@ -24,7 +27,7 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
     Raises:
         OSError: it cannot be written; with the path that was given, not that of the part.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     try:
         # half of a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it
         with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -38,18 +41,38 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
         raise
 
 
+def check_new(path: Path) -> None:
+    """Raise utils.InputError if a path is taken, or cannot be written to through its part."""
+    for taken in (path, path.with_name(path.name + PARTIAL)):
+        if os.path.lexists(taken):  # which no name is too long for
+            raise utils.InputError(f"{taken}: is there, and nothing is overwritten; give another")
+    if not os.path.isdir(path.absolute().parent):
+        raise utils.InputError(f"{path}: its directory is not there; make it")
+
+
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; None where it is missing or broken."""
+    """The object of a JSON file; None where it is missing, broken or anything else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))  # a hand may have edited it
+        found = json.loads(path.read_text(encoding="utf-8-sig"))  # a hand may have edited it
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write an object as indented JSON; Korean stays readable."""
     with whole_file(path) as file:
         file.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def check_sums(directory: Path) -> None:
+    """Raise ValueError if a file below a directory, of torch.save, is not what was written; its
+    checksums are in it, and torch.load leaves them alone.
+    """
+    for path in filter(zipfile.is_zipfile, directory.rglob("*")):
+        with zipfile.ZipFile(path) as file:
+            if part := file.testzip():
+                raise ValueError(f"{path.name}: {part} is not what was written")
 
 
 @contextlib.contextmanager

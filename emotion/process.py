@@ -78,6 +78,22 @@ def shell_command(script: str, argv: Sequence[str] | None) -> str:
     return shlex.join(["python", *own])
 
 
+def drop_output() -> None:
+    """Write no more to standard output, if it takes none; Python tries again when it ends."""
+    with contextlib.suppress(OSError, AttributeError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, AttributeError):  # one that is no file, or none
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def tell(text: str) -> None:
+    """Print what was made: it stays so where standard output takes nothing."""
+    with contextlib.suppress(OSError):
+        print(text)
+    drop_output()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether what torch or Python raised says that the memory is full."""
     names = ("OutOfMemoryError", "MemoryError")

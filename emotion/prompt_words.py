@@ -90,10 +90,8 @@ def read_answers(path: Path | None, labels: Sequence[str]) -> dict[str, str]:
     if path is None:
         return {}
     answers = outputs.read_json(path)
-    is_text = isinstance(answers, dict) and all(
-        isinstance(each, str) and each.strip() for each in answers.values()
-    )
-    if not is_text:
+    words = [None] if answers is None else answers.values()
+    if not all(isinstance(each, str) and each.strip() for each in words):
         told = 'is no JSON object of words, as {"joy": "기쁨"}'
         raise utils.InputError(f"--answers {path}: {told}; write one")
     if unknown := sorted(answers.keys() - set(labels)):

@@ -39,12 +39,11 @@ def read_record(directory: Path) -> dict[str, Any]:
     Raises:
         utils.InputError: the directory holds none.
     """
-    run: dict[str, Any] = outputs.read_json(directory / "run.json")
-    try:
-        run["data"], run["arguments"], run["script"]
-    except (KeyError, TypeError):
+    run: dict[str, Any] = outputs.read_json(directory / "run.json") or {}
+    parts = {"data": dict, "arguments": dict, "script": str}
+    if any(not isinstance(run.get(name), kind) for name, kind in parts.items()):
         told = "holds no run (run.json is missing or broken); name an --output-dir"
-        raise utils.InputError(f"{directory}: {told}") from None
+        raise utils.InputError(f"{directory}: {told}")
     if "seconds" not in run:
         raise utils.InputError(f"{directory}: the run is not finished; end it with --resume")
     return run
@@ -62,6 +61,8 @@ def read_run(directory: Path) -> dict[str, Any]:
         path = directory / f"{split}.scores.jsonl"
         if not path.exists():
             continue
+        if split not in run["data"]:
+            raise utils.InputError(f"{directory}: run.json names no {split} file; predict again")
         run["ids"][split], run["scores"][split], labels = read_scores(path)
         if run.setdefault("labels", labels) != labels:
             raise utils.InputError(f"{path}: has other labels than dev; predict again")
@@ -87,7 +88,7 @@ def read_scores(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
     ids: list[str] = []
     scores: list[list[float]] = []
     labels: list[str] = []
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             try:
                 record = json.loads(line)
@@ -97,7 +98,9 @@ def read_scores(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
             except (ValueError, KeyError, TypeError):
                 told = f"line {number}: is no line of scores; predict again"
                 raise utils.InputError(f"{path}: {told}") from None
-    values = np.array(scores).reshape(-1, len(labels))
+    values = np.array(scores)
+    if not scores:
+        raise utils.InputError(f"{path}: is empty; predict again")
     if not ((values >= 0) & (values <= 1)).all():
         raise utils.InputError(f"{path}: holds scores that are no probabilities; predict again")
     return ids, values, labels

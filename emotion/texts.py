@@ -6,15 +6,13 @@ import csv
 import io
 import itertools
 import json
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import utils
-from emotion import data, outputs, process, tables
+from emotion import data, outputs, tables
 
 FORMATS = ("jsonl", "csv", "tsv", "txt")
 TEXT_COLUMNS = ("text", "form", "sentence", "문장", "텍스트")
@@ -87,11 +85,7 @@ def open_source(args: argparse.Namespace) -> Source:
 
 def check_output(path: Path, form: str | None) -> None:
     """Raise utils.InputError if predictions on what has this form cannot be written to a path."""
-    if os.path.lexists(path):  # which no name is too long for
-        told = "is there, and nothing is overwritten; give another --output"
-        raise utils.InputError(f"{path}: {told}")
-    if not path.absolute().parent.is_dir():
-        raise utils.InputError(f"{path}: its directory is not there; make it")
+    outputs.check_new(path)
     written = f".{form}" if form in DELIMITERS else ".jsonl"
     if path.suffix.lower() in (".csv", ".tsv", ".jsonl") and path.suffix.lower() != written:
         told = f"predictions come in the form of what is read, and here that is {written}"
@@ -157,12 +151,10 @@ def open_sink(
     args: argparse.Namespace, source: Source
 ) -> Iterator[Callable[[Window, list[Result]], None]]:
     """What writes results: into a file that appears when it is whole, or to standard output."""
-    path = args.output
     with contextlib.ExitStack() as stack:
         file: Any = sys.stdout
-        if path:  # what is half written goes when it is stopped
-            stack.enter_context(process.signals_handled_by(signal.default_int_handler))
-            file = stack.enter_context(outputs.whole_file(path))
+        if args.output:
+            file = stack.enter_context(outputs.whole_file(args.output))
         is_table = source.format in DELIMITERS
         delimiter = DELIMITERS.get(source.format, ",")
         table = csv.writer(file, delimiter=delimiter, lineterminator="\r\n")  # RFC 4180

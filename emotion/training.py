@@ -251,6 +251,9 @@ class Training:
         with outputs.resuming(path):
             state = State.read(path)
             count, rank = self.accelerator.num_processes, self.accelerator.process_index
+            outputs.check_sums(path)
+            if state.epochs and not (self.run.directory / "best").is_dir():
+                raise ValueError("best/ is missing")
             states = [load(path / f"{RNG_STATE_NAME}_{each}.pkl") for each in range(count)][rank]
             self.accelerator.load_state(str(path))
             # which says nothing where it cannot restore the random states, of the CPU torch's last

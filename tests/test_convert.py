@@ -1,6 +1,9 @@
 """data/convert.py, on files of the public corpora's form."""
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import convert
@@ -107,6 +110,39 @@ def test_nothing_to_convert_and_nothing_overwritten(tmp_path):
     assert (tmp_path / "out" / "train.jsonl").read_text() == "mine"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of a file's size here")
+def test_all_splits_are_written_or_none(tmp_path):
+    import resource
+
+    (tmp_path / "train.tsv").write_text("7\t좋네요\t28\n", encoding="utf-8")
+    lines = "".join(f"{n}\t좋네요\t28\n" for n in range(100))
+    (tmp_path / "val.tsv").write_text(lines, encoding="utf-8")
+    command = [sys.executable, ROOT / "data" / "convert.py", "kote", tmp_path, tmp_path / "out"]
+    limits = (8192, resource.RLIM_INFINITY)
+    full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # noqa: E731
+    outcome = subprocess.run(command, capture_output=True, text=True, preexec_fn=full)
+    assert outcome.returncode == 1, outcome.stderr
+    assert "dev.jsonl: File too large; mend that; start again" in outcome.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+    assert {name: len(rows) for name, rows in converted(*command[2:]).items()} == {
+        "train": 1,
+        "dev": 100,
+    }
+
+
+def test_what_was_converted_stays_where_nobody_reads_what_is_told(tmp_path):
+    (tmp_path / "val.tsv").write_text("7\t좋네요\t28\n", encoding="utf-8")
+    command = [sys.executable, ROOT / "data" / "convert.py", "kote", tmp_path, tmp_path / "out"]
+    reads, writes = os.pipe()
+    os.close(reads)
+    with open(writes, "w") as gone:
+        settings = {"stdout": gone, "stderr": subprocess.PIPE, "text": True}
+        settings["env"] = os.environ | {"PYTHONUNBUFFERED": "1"}
+        outcome = subprocess.run(command, **settings)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["dev.jsonl"]
+
+
 def test_xed_is_split_with_no_sentence_in_two_splits(tmp_path):
     (tmp_path / "AnnotatedData").mkdir()
     lines = [f"sentence {n % 3000}\t{1 + n % 8}" for n in range(4000)]
@@ -161,10 +197,15 @@ def test_a_table_becomes_a_corpus(tmp_path, encoding, ending):
     assert one["output"] == {"기쁨": "True", "화남": "False"}
     assert two["output"] == {"기쁨": "False", "화남": "True"}
     assert two["input"]["target"]["form"] is None
+    part = tmp_path / "other.jsonl.partial"
+    part.write_text("mine")
+    taken = call("convert.py", "table", table, tmp_path / "other.jsonl", *flags)
+    assert taken.returncode == 2 and f"{part}: is there" in taken.stderr
+    assert part.read_text() == "mine"
     again = call("convert.py", "table", table, out, *flags)
     assert again.returncode == 2 and "nothing is overwritten" in again.stderr
     nowhere = call("convert.py", "table", table, tmp_path / "no" / "out.jsonl", *flags)
-    assert nowhere.returncode == 1 and "out.jsonl: No such file" in nowhere.stderr
+    assert nowhere.returncode == 2 and "its directory is not there" in nowhere.stderr
     assert nowhere.stderr.count("\n") == 1 + ("read as cp949" in nowhere.stderr)
 
 

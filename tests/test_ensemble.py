@@ -255,13 +255,25 @@ def test_runs_that_do_not_match_are_refused(members, tmp_path):
     def change(name, mend):
         """A run with another dev.scores.jsonl: what `mend` makes of its lines."""
         path = make(name, {"dev": here["dev"]}) / "dev.scores.jsonl"
-        path.write_text("\n".join(mend(path.read_text().splitlines())))
+        lines = mend(path.read_text().splitlines())
+        path.write_text("\n".join(lines), errors="surrogateescape")
         return path.parent
 
     other, only_dev = make("other", here), make("only_dev", {"dev": root / "dev.jsonl"})
     broken = change("broken", lambda lines: [*lines[:7], '{"id": "x"}', *lines[8:]])
     shuffled = change("shuffled", lambda lines: lines[::-1])
     absurd = change("absurd", lambda lines: [lines[0].replace(": 0.", ": 7."), *lines[1:]])
+    empty = change("empty", lambda lines: [])
+    mangled = change("mangled", lambda lines: [*lines[:4], "\udcff\udcfe", *lines[5:]])
+
+    def note(name, **facts):
+        """A run with other facts in run.json."""
+        path = make(name, {"dev": here["dev"]}) / "run.json"
+        path.write_text(json.dumps(read_json(path) | facts))
+        return path.parent
+
+    listed = note("listed")
+    (listed / "run.json").write_text("[1]")
     unfinished = make("unfinished", {"dev": here["dev"]})
     run = read_json(unfinished / "run.json")
     del run["seconds"]
@@ -274,6 +286,11 @@ def test_runs_that_do_not_match_are_refused(members, tmp_path):
         ([broken], "dev.scores.jsonl: line 8"),
         ([shuffled], "differ in their lines"),
         ([absurd], "no probabilities"),
+        ([empty], "dev.scores.jsonl: is empty"),
+        ([mangled], "dev.scores.jsonl: line 5"),
+        ([listed], "holds no run"),
+        ([note("bare", arguments=None)], "holds no run"),
+        ([note("of_nothing", data={})], "run.json names no dev file"),
         ([tmp_path / "nothing"], "holds no run"),
         ([only_dev, "--dev-file", tmp_path / "gone.jsonl"], "gone.jsonl: no such file"),
         ([only_dev, "--threshold", "2"], "--threshold"),

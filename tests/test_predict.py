@@ -413,6 +413,7 @@ def test_a_broken_rule_is_refused_and_one_of_another_editor_read(small, tmp_path
     text = (best / "decision.json").read_text(encoding="utf-8")
     edited = json.dumps(json.loads(text) | {"threshold": 0.99, "at_least_one": False})
     (best / "decision.json").write_text(edited, encoding="utf-8-sig")
+    (tmp_path / "run.json").write_text("[1]")  # of what is no run
     assert predict.load(best)(TEXTS)[0]["emotions"] == []
     (best / "decision.json").write_text(edited[:-1] + ",}", encoding="utf-8")
     asked = "predict.py", best, "글"

@@ -546,6 +546,20 @@ def test_what_ends_a_run_is_told_in_one_line(error, code, told, capsys, tmp_path
     assert (tmp_path / "out").exists() == (code != 2)
 
 
+def test_a_tool_is_told_to_take_a_smaller_batch_where_it_has_one(capsys):
+    def work(args):
+        raise MemoryError
+
+    with_batch = cli.ArgumentParser("tool.py", "")
+    cli.count(with_batch, "--batch-size", None, "of texts")
+    mends = {"free some": cli.ArgumentParser("tool.py", "")}
+    mends["free some, or take a smaller --batch-size"] = with_batch
+    for mend, parser in mends.items():
+        with pytest.raises(SystemExit):
+            cli.run_tool(parser, work, [])
+        assert capsys.readouterr().err == f"tool.py: error: the memory is full; {mend}\n"
+
+
 def test_a_fault_of_our_own_is_not_told_as_one_of_the_user(tmp_path):
     def recipe(args, run):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

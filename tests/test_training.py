@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import subprocess
+import zipfile
 
 import numpy as np
 import pytest
@@ -320,6 +321,26 @@ def test_a_damaged_checkpoint_is_refused(file, content, told, trained, tmp_path)
     elif content:
         path.write_text(content)
     with pytest.raises(utils.InputError, match=f"--resume: .*checkpoint-10 is damaged.*{told}"):
+        trained(Toy(), resume=True)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.bin", "random_states_0.pkl"])
+def test_a_checkpoint_whose_numbers_have_changed_is_refused(name, trained, tmp_path):
+    trained(Toy(), save_steps=2)
+    path = last_whole_checkpoint(tmp_path) / name
+    with zipfile.ZipFile(path) as file:
+        numbers = file.read(next(each for each in file.namelist() if each.endswith("data/0")))
+    changed = numbers[:-1] + bytes([numbers[-1] ^ 1])
+    path.write_bytes(path.read_bytes().replace(numbers, changed))
+    told = f"checkpoint-10 is damaged.*{name}: .*data/0 is not what was written"
+    with pytest.raises(utils.InputError, match=told):
+        trained(Toy(), resume=True)
+
+
+def test_a_run_that_has_lost_its_best_epoch_is_not_gone_on_with(trained, tmp_path):
+    trained(Toy(), save_steps=2)
+    shutil.rmtree(tmp_path / "best")
+    with pytest.raises(utils.InputError, match=r"--resume: .* best/ is missing"):
         trained(Toy(), resume=True)
 
 
