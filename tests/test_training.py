@@ -337,6 +337,13 @@ def test_a_checkpoint_whose_numbers_have_changed_is_refused(name, trained, tmp_p
         trained(Toy(), resume=True)
 
 
+def test_the_random_states_of_other_processes_are_looked_at_too(trained, monkeypatch):
+    trained(Toy(), save_steps=2)
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(utils.InputError, match=r"checkpoint-10 is damaged.*random_states_1\.pkl"):
+        trained(Toy(), resume=True)
+
+
 def test_a_run_that_has_lost_its_best_epoch_is_not_gone_on_with(trained, tmp_path):
     trained(Toy(), save_steps=2)
     shutil.rmtree(tmp_path / "best")
