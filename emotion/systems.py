@@ -98,9 +98,9 @@ def read_scores(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
             except (ValueError, KeyError, TypeError):
                 told = f"line {number}: is no line of scores; predict again"
                 raise utils.InputError(f"{path}: {told}") from None
-    values = np.array(scores)
     if not scores:
         raise utils.InputError(f"{path}: is empty; predict again")
+    values = np.array(scores)
     if not ((values >= 0) & (values <= 1)).all():
         raise utils.InputError(f"{path}: holds scores that are no probabilities; predict again")
     return ids, values, labels
