@@ -4,6 +4,8 @@ This file stands alone (torch and transformers, nothing of this repository), so 
 can carry it.
 """
 
+import re
+
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
@@ -95,6 +97,16 @@ class LastTokenClassifier(PoolingClassifier):
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
 
+def name_layers(
+    module: nn.Module, weights: dict[str, torch.Tensor], prefix: str, *_: object
+) -> None:
+    """Weights of a GRU whose layers were one module, as they once were: by their present names."""
+    for name in list(weights):
+        if former := re.fullmatch(rf"{re.escape(prefix)}gru\.(\w+_l)(\d)(\w*)", name):
+            parameter, layer, direction = former.groups()
+            weights[f"{prefix}gru.{layer}.{parameter}0{direction}"] = weights.pop(name)
+
+
 class GRUClassifier(EncoderClassifier):
     """A 2-layer bidirectional GRU over the encoder's last hidden states.
 
@@ -104,9 +116,12 @@ class GRUClassifier(EncoderClassifier):
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
-        shape = {"num_layers": 2, "dropout": 0.3, "bidirectional": True, "batch_first": True}
-        self.gru = nn.GRU(config.get_text_config().hidden_size, 512, **shape)
-        width = self.gru.input_size + 4 * 512
+        size, shape = config.get_text_config().hidden_size, {"bidirectional": True}
+        # two layers in one module would draw the dropout between them, on a GPU, from a generator
+        # of cuDNN's that no checkpoint holds (pytorch/pytorch#104697)
+        self.gru = nn.ModuleList([nn.GRU(size, 512, **shape), nn.GRU(2 * 512, 512, **shape)])
+        self.dropout = nn.Dropout(0.3)
+        width = size + 4 * 512
         self.classifier = nn.Sequential(
             nn.Linear(width, 2 * width),
             nn.ReLU(),
@@ -116,6 +131,7 @@ class GRUClassifier(EncoderClassifier):
             nn.Dropout(0.3),
             nn.Linear(2 * width, config.num_labels),
         )
+        self.register_load_state_dict_pre_hook(name_layers)
         self.post_init()
 
     def pool(
@@ -126,8 +142,9 @@ class GRUClassifier(EncoderClassifier):
         packed = nn.utils.rnn.pack_padded_sequence(
             hidden, on_host, batch_first=True, enforce_sorted=False
         )
-        _, final = self.gru(packed)  # [layers * directions, batch, 512]
-        return torch.cat([hidden[:, 0], final.transpose(0, 1).flatten(1)], dim=-1)
+        states, first = self.gru[0](packed)  # the final ones: [directions, batch, 512]
+        _, second = self.gru[1](states._replace(data=self.dropout(states.data)))
+        return torch.cat([hidden[:, 0], *first, *second], dim=-1)
 
 
 HEADS = {

@@ -69,14 +69,14 @@ class MaskedGRU(nn.Module):
     line is turned within its length, and its padding stays behind it.
     """
 
-    def __init__(self, gru: nn.GRU) -> None:
+    def __init__(self, layers: nn.ModuleList) -> None:
         super().__init__()
         self.directions = nn.ModuleList()
-        for layer in range(gru.num_layers):
+        for layer in layers:
             for suffix in ("", "_reverse"):
                 kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-                own = {f"{kind}_l0": getattr(gru, f"{kind}_l{layer}{suffix}") for kind in kinds}
-                one = nn.GRU(own["weight_ih_l0"].shape[1], gru.hidden_size, batch_first=True)
+                own = {f"{kind}_l0": getattr(layer, f"{kind}_l0{suffix}") for kind in kinds}
+                one = nn.GRU(layer.input_size, layer.hidden_size, batch_first=True)
                 one.load_state_dict(own)
                 self.directions.append(one)
 

@@ -200,8 +200,6 @@ WRAPPER = """
     import torch
     from emotion import scoring
 
-    gru = torch.nn.GRU
-    torch.nn.GRU = lambda *arguments, dropout, **settings: gru(*arguments, **settings)
     torch.nn.functional.dropout = lambda values, *arguments, **settings: values
 
     def wanted(rank):
