@@ -191,10 +191,11 @@ def read_scored_file(files: Files, split: str, runs: dict[Path, dict[str, Any]])
     """The rows of the corpus file that all runs name for a split; `files` may say where it is."""
     for path, run in runs.items():
         file = files.get(split) or Path(run["data"][split]["file"])
-        files[split] = file
         if not os.path.isfile(file):
-            mend = f"say with --{split}-file where the {split} file of {path} is"
+            mend = f"put the {split} file of {path} there again"
+            mend += f", or say with --{split}-file where it is" if split in files else ""
             raise utils.InputError(f"{file}: no such file; {mend}")
+        files[split] = file
         if run_directory.identify(file)["sha256"] != run["data"][split]["sha256"]:
             told = f"scored another {split} file than {file} (SHA-256)"
             raise utils.InputError(f"{path}: {told}; compare runs of the same lines")

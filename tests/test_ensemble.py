@@ -292,7 +292,7 @@ def test_runs_that_do_not_match_are_refused(members, tmp_path):
         ([note("bare", arguments=None)], "holds no run"),
         ([note("of_nothing", data={})], "run.json names no dev file"),
         ([tmp_path / "nothing"], "holds no run"),
-        ([only_dev, "--dev-file", tmp_path / "gone.jsonl"], "gone.jsonl: no such file"),
+        ([only_dev, "--dev-file", tmp_path / "gone.jsonl"], "or say with --dev-file where it is"),
         ([only_dev, "--threshold", "2"], "--threshold"),
         ([only_dev, "--output-dir", members[0]], "no run is overwritten"),
     ):
@@ -385,6 +385,10 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     )
     write_rows(tmp_path / "test.jsonl", rows[401:501])
     assert_refused(call("results.py", run), f"{run}: scored another test file")
+    (tmp_path / "test.jsonl").unlink()  # and no flag says where it is now
+    outcome = call("results.py", run)
+    assert_refused(outcome, "no such file; ")
+    assert outcome.stderr.endswith(f"put the test file of {run} there again\n")
     told = "no such page; check --write and --runs"
     assert_refused(call("results.py", "--write", tmp_path / "no.md", "--runs", tmp_path), told)
 
