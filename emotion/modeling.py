@@ -4,8 +4,6 @@ This file stands alone (torch and transformers, nothing of this repository), so 
 can carry it.
 """
 
-import re
-
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
@@ -101,10 +99,10 @@ def name_layers(
     module: nn.Module, weights: dict[str, torch.Tensor], prefix: str, *_: object
 ) -> None:
     """Weights of a GRU whose layers were one module, as they once were: by their present names."""
-    for name in list(weights):
-        if former := re.fullmatch(rf"{re.escape(prefix)}gru\.(\w+_l)(\d)(\w*)", name):
-            parameter, layer, direction = former.groups()
-            weights[f"{prefix}gru.{layer}.{parameter}0{direction}"] = weights.pop(name)
+    gru = f"{prefix}gru."
+    for name in [each for each in weights if each.startswith((f"{gru}weight_", f"{gru}bias_"))]:
+        parameter, layer = name.removeprefix(gru).rsplit("_l", 1)  # the latter as "1_reverse"
+        weights[f"{gru}{layer[0]}.{parameter}_l0{layer[1:]}"] = weights.pop(name)
 
 
 class GRUClassifier(EncoderClassifier):

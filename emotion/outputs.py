@@ -16,8 +16,12 @@ import utils
 from emotion import process, statistics
 from emotion.rules import Rule
 
-PARTIAL = ".partial"  # behind the name of a file that is not whole yet
 Scored = Iterable[tuple[list[utils.Row], np.ndarray]]  # (rows, probabilities) in the file's order
+
+
+def part_of(path: Path) -> Path:
+    """What is not whole yet of a file or directory."""
+    return path.with_name(path.name + ".partial")
 
 
 @contextlib.contextmanager
@@ -27,7 +31,7 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
     Raises:
         OSError: it cannot be written; with the path that was given, not that of the part.
     """
-    partial = path.with_name(path.name + PARTIAL)
+    partial = part_of(path)
     try:
         # half of a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it
         with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -43,7 +47,7 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
 
 def check_new(path: Path) -> None:
     """Raise utils.InputError if a path is taken, or cannot be written to through its part."""
-    for taken in (path, path.with_name(path.name + PARTIAL)):
+    for taken in (path, part_of(path)):
         if os.path.lexists(taken):  # which no name is too long for
             raise utils.InputError(f"{taken}: is there, and nothing is overwritten; give another")
     if not os.path.isdir(path.absolute().parent):

@@ -108,7 +108,7 @@ class Run:
         try:
             parents = [parent for parent in (path, *path.parents) if not parent.exists()]
             path.mkdir(parents=True, exist_ok=True)
-            held = {file.name for file in path.iterdir()} - {"run.json.partial"}
+            held = {file.name for file in path.iterdir()} - {outputs.part_of(record).name}
             if self.resumes and record.exists():
                 return json.loads(record.read_text(encoding="utf-8") or "{}")
             if held:

@@ -186,7 +186,7 @@ def test_a_table_becomes_a_corpus(tmp_path, encoding, ending):
     lines += [["2", "'별로'", "", "FALSE", "O"]]
     table = tmp_path / f"table{ending}"
     table.write_text("\r\n".join(map(mark.join, lines)), encoding=encoding, newline="")
-    flags = "--text", "문장", "--target", "대상", "--labels", "기쁨", "화남"
+    flags = "--text", "문장", "--target", "대상", "--labels", "기쁨", "--labels", "화남"
     outcome = call("convert.py", "table", table, out, *flags)
     assert outcome.returncode == 0, outcome.stderr
     assert ("read as cp949" in outcome.stderr) == (encoding == "cp949")

@@ -1,6 +1,7 @@
 """export.py: encoders as ONNX, and what predicts with them."""
 
 import json
+import signal
 import sys
 
 import causal_layouts
@@ -13,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import predict
 import utils
-from emotion import checkpoint, merge, rules
+from emotion import checkpoint, merge, onnx_model, rules
 
 KINDS = {
     "cls": ("bert_plain.py",),
@@ -74,6 +75,14 @@ def test_what_cannot_be_exported_is_refused(small, tmp_path, monkeypatch):
     assert_refused(call("export.py", best, tmp_path / "out"), "requirements-extra.txt")
     assert_refused(call("predict.py", broken, "글"), "needs onnxruntime")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_is_stopped_leaves_nothing(small, tmp_path, monkeypatch):
+    best = small.undisturbed("bert_plain.py") / "best"
+    monkeypatch.setattr(onnx_model, "write", lambda *given: signal.raise_signal(signal.SIGTERM))
+    outcome = call("export.py", best, tmp_path / "out")
+    assert outcome.returncode == 130, outcome.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("objective", ["answer", "multilabel", "head"])

@@ -1,6 +1,8 @@
 """The target marked in its sentence: how it is read, and that a checkpoint keeps it."""
 
+import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,16 +130,37 @@ def test_the_tables_of_published_splits_name_flags_that_are_there():
     import published
 
     import bert_plain
+    import ensemble
     import gpt_train
 
     parsers = {
         "bert_plain.py": bert_plain.argument_parser("bert_plain", None),
         "gpt_train.py": gpt_train.argument_parser(),
+        "ensemble.py": ensemble.argument_parser(),
     }
     parsers["bert_plain.py"].add_argument("--pooling")
-    for table in published.TABLES.values():
-        for script, *flags in table.values():
-            parsers[script].parse_args(flags)
+
+    def stages(table, student):
+        options = {"table": table, "student": student, "model": "E5", "seeds": (42, 43)}
+        options = argparse.Namespace(output_dir=Path("out"), **options)
+        for stage in published.runs_of(options, Path("corpus")):
+            stage.pop("linear", None)
+            yield {name: parsers[it[0]].parse_args(it[1:]) for name, it in stage.items()}
+
+    for table in published.TABLES:
+        [runs] = stages(table, student=False)
+        assert len(runs) == 2 * len(published.TABLES[table])
+    first, second, third = stages("target", student=True)
+    average = second["average-folds"].runs
+    assert [path.name for path in average] == [name for name in first if "folds" in name]
+    assert [each.fold for name, each in first.items() if "folds-pair" in name] == [0, 1, 2, 3, 4]
+    assert list(third) == [f"student-{each}-{n}" for each in ("pair", "marked") for n in (42, 43)]
+    taught = third["student-marked-43"]
+    assert (taught.target, taught.seed, taught.epochs) == ("marked", 43, 6)
+    assert taught.soft_labels == Path("out/average-folds")
+    assert next(stages("goemotions", student=True))["folds-mean-0"].tune == "macro"
+    with pytest.raises(utils.InputError, match="objective has other rows than of bert_plain"):
+        next(stages("objective", student=True))
 
 
 def test_a_table_may_be_of_some_lines_and_of_all_labels_but_one(tmp_path):

@@ -181,8 +181,8 @@ def gpt(tiny: bool) -> dict[str, float]:
 
 
 def suite() -> dict[str, float]:
-    """How the tests of scripts and models end."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "4", *TESTS]
+    """How the tests of scripts and models end; each is told at once, should time run out."""
+    command = [sys.executable, "-m", "pytest", "-v", "-n", "4", *TESTS]
     return {"tests: exit code": subprocess.run(command, cwd=ROOT).returncode}
 
 

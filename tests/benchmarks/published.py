@@ -5,6 +5,8 @@
 TABLE is a key of TABLES; rows of one name, in two of them, are the same runs in one OUTPUT_DIR.
 The corpus is what data/convert.py writes, all of it labelled; with --lines N, train is the first N
 of its lines shuffled, and --without LABEL leaves a label out, both written to OUTPUT_DIR/corpus.
+With --student come models that learn the scores of folds beside the labels, in twice the epochs:
+five folds of each row, with the first seed, are averaged in OUTPUT_DIR/average-folds.
 Every run is a command of the scripts, in OUTPUT_DIR/NAME-SEED, with one thread; one that is
 finished is not made again, and one that was begun goes on, so the command may be stopped and
 repeated. The table is that of results.py.
@@ -22,6 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
@@ -32,7 +35,7 @@ import utils
 from emotion import cli, outputs
 from emotion.run import identify
 
-SEEDS = (42, 43, 44)
+SEEDS, FOLDS, AVERAGE = (42, 43, 44), 5, "average-folds"
 SPLITS = ("train", "dev", "test")
 BERT = ("bert_plain.py", "--lr", "1e-4")
 MEAN = (*BERT, "--pooling", "mean", "--head-lr", "1e-2", "--train-batch-size", "32")
@@ -88,14 +91,43 @@ def write(path: Path, rows: list[utils.Row]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def runs_of(options: argparse.Namespace, corpus: Path) -> list[dict[str, tuple[str, ...]]]:
+    """Commands by the names of their runs, in stages: one needs the runs of those before.
+
+    Raises:
+        utils.InputError: students are asked for where none can be taught.
+    """
+    rows, output, seeds = TABLES[options.table], options.output_dir, options.seeds
+    if options.student and any(command[0] != BERT[0] for command in rows.values()):
+        told = f"--student: {options.table} has other rows than of {BERT[0]}; leave it out"
+        raise utils.InputError(told)
+    files = [f"--{split}-file={corpus / split}.jsonl" for split in SPLITS]
+    given = (*files, "--model", options.model, "--seed")
+    runs = {"linear": ("linear.py", "--corpus", str(corpus))}
+    for (name, command), seed in itertools.product(rows.items(), seeds):
+        runs[f"{name}-{seed}"] = (*command, *given, str(seed))
+    if not options.student:
+        return [runs]
+    folds, students = {}, {}
+    for (name, command), fold in itertools.product(rows.items(), range(FOLDS)):
+        parted = ("--folds", str(FOLDS), "--fold", str(fold))
+        folds[f"folds-{name}-{fold}"] = (*command, *given, str(seeds[0]), *parted)
+    tune = ("--tune", "macro") if "macro" in command else ()
+    average = ("ensemble.py", *(str(output / name) for name in folds), *tune)
+    for (name, command), seed in itertools.product(rows.items(), seeds):
+        epochs = 2 * int(command[command.index("--epochs") + 1])
+        learnt = ("--epochs", str(epochs), "--soft-labels", str(output / AVERAGE))
+        students[f"student-{name}-{seed}"] = (*command, *given, str(seed), *learnt)
+    return [runs | folds, {AVERAGE: average}, students]
+
+
 def run(command: Sequence[str], directory: Path) -> None:
     """Make a run, or go on with it; --resume says where that is another."""
     record, (script, *flags) = outputs.read_json(directory / "run.json"), command
-    if script == "linear.py":
+    if script in ("linear.py", "ensemble.py"):
         if record and "seconds" in record:
-            train = identify(Path(flags[flags.index("--corpus") + 1]) / "train.jsonl")
-            if record["data"]["train"]["sha256"] != train["sha256"]:
-                raise utils.InputError(f"{directory}: is of other lines; give another --output-dir")
+            if script == "linear.py":
+                check_lines(record, Path(flags[flags.index("--corpus") + 1]), directory)
             return
         shutil.rmtree(directory, ignore_errors=True)  # of an attempt that was stopped
     resume = ["--resume"] * (directory / "run.json").exists()
@@ -105,6 +137,12 @@ def run(command: Sequence[str], directory: Path) -> None:
     outcome = subprocess.run(given, env=environment, capture_output=True, text=True)
     if outcome.returncode:
         raise utils.RunError(f"{directory}: {(outcome.stderr or outcome.stdout).strip()}")
+
+
+def check_lines(record: dict[str, Any], corpus: Path, directory: Path) -> None:
+    """Raise InputError where a run is of other lines of train than a corpus has."""
+    if record["data"]["train"]["sha256"] != identify(corpus / "train.jsonl")["sha256"]:
+        raise utils.InputError(f"{directory}: is of other lines; give another --output-dir")
 
 
 def main() -> None:
@@ -117,6 +155,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--lines", type=int, help="of train; default: all")
+    told = "models taught by folds beside the others, of tables of BERT"
+    parser.add_argument("--student", action="store_true", help=told)
     parser.add_argument("--without", metavar="LABEL", help="as neutral, whose lines have none then")
     cli.run_tool(parser, make_table, None)
 
@@ -130,20 +170,19 @@ def make_table(options: argparse.Namespace) -> None:
     train = corpus / "train.jsonl"
     if not train.is_file():
         raise utils.InputError(f"{train}: no such file; give --corpus a directory that holds it")
-    files = [f"--{split}-file={corpus / split}.jsonl" for split in SPLITS]
-    commands = {"linear": ("linear.py", "--corpus", str(corpus))}
-    for (name, command), seed in itertools.product(TABLES[options.table].items(), options.seeds):
-        given = (*command, *files, "--model", options.model, "--seed", str(seed))
-        commands[f"{name}-{seed}"] = given
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        started = {
-            pool.submit(run, command, options.output_dir / name): name
-            for name, command in sorted(commands.items(), key=lambda each: each[0][-2:])
-        }
-        for future in concurrent.futures.as_completed(started):
-            future.result()
-            print(f"{started[future]}, {time.perf_counter() - began:.0f} s", flush=True)
-    directories = [options.output_dir / name for name in commands]
+    directories = []
+    for commands in runs_of(options, corpus):
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            started = {
+                pool.submit(run, command, options.output_dir / name): name
+                for name, command in sorted(commands.items(), key=lambda each: each[0][-2:])
+            }
+            for future in concurrent.futures.as_completed(started):
+                future.result()
+                print(f"{started[future]}, {time.perf_counter() - began:.0f} s", flush=True)
+        directories += [
+            options.output_dir / name for name in commands if not name.startswith("folds-")
+        ]
     print(f"\n{results.tables(directories, options.output_dir.parent)}")
 
 
