@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import transformers
 from tokenizers.processors import TemplateProcessing
@@ -20,7 +19,7 @@ from transformers import (
 import utils
 from emotion import onnx_model
 from emotion.checkpoint import loading
-from emotion.modeling import HEADS
+from emotion.modeling import HEADS, FormerGRUClassifier, GRUClassifier
 
 OURS = {each.__name__: each for each in HEADS.values()}
 for each in OURS.values():
@@ -137,13 +136,14 @@ def from_pretrained(
     Raises:
         utils.InputError: it lacks more.
     """
-    model, report = model_class.from_pretrained(
-        path, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-    )
+    settings = {"config": config, "dtype": torch.float32, "trust_remote_code": False}
+    model, report = model_class.from_pretrained(path, output_loading_info=True, **settings)
+    surplus = report["unexpected_keys"] if model_class is GRUClassifier else ()
+    if any(name.startswith("gru.weight_") for name in surplus):
+        former = FormerGRUClassifier.from_pretrained(path, output_loading_info=True, **settings)
+        model.load_state_dict(former[0].state_dict())  # which gives weights their present names
+        report = former[1]
     lacks = set(report["missing_keys"])
-    if "gru.weight_ih_l1" in report["unexpected_keys"]:  # a former name, known to this alone
-        model.load_state_dict(safetensors.torch.load_file(Path(path) / "model.safetensors"))
-        lacks = set()
     body = "" if model_class is AutoModel else f"{model.base_model_prefix}."
     may_lack = {name for name in lacks if not name.startswith(body) or "pooler" in name}
     lost = sorted(lacks if whole else lacks - may_lack)

@@ -98,7 +98,7 @@ class LastTokenClassifier(PoolingClassifier):
 def name_layers(
     module: nn.Module, weights: dict[str, torch.Tensor], prefix: str, *_: object
 ) -> None:
-    """Weights of a GRU whose layers were one module, as they once were: by their present names."""
+    """Give weights that are about to be loaded, of a FormerGRUClassifier, their present names."""
     gru = f"{prefix}gru."
     for name in [each for each in weights if each.startswith((f"{gru}weight_", f"{gru}bias_"))]:
         parameter, layer = name.removeprefix(gru).rsplit("_l", 1)  # the latter as "1_reverse"
@@ -129,7 +129,7 @@ class GRUClassifier(EncoderClassifier):
             nn.Dropout(0.3),
             nn.Linear(2 * width, config.num_labels),
         )
-        self.register_load_state_dict_pre_hook(name_layers)
+        self.register_load_state_dict_pre_hook(name_layers)  # for --resume, too
         self.post_init()
 
     def pool(
@@ -143,6 +143,14 @@ class GRUClassifier(EncoderClassifier):
         states, first = self.gru[0](packed)  # the final ones: [directions, batch, 512]
         _, second = self.gru[1](states._replace(data=self.dropout(states.data)))
         return torch.cat([hidden[:, 0], *first, *second], dim=-1)
+
+
+class FormerGRUClassifier(GRUClassifier):
+    """The same as checkpoints once had it, to read them: the layers of the GRU as one module."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(config)
+        self.gru = nn.GRU(self.gru[0].input_size, 512, num_layers=2, bidirectional=True)
 
 
 HEADS = {

@@ -180,15 +180,23 @@ def test_the_gru_is_the_published_one_of_two_layers_and_dropout_between_them(tra
     assert not any(each.dropout for each in model.modules() if isinstance(each, torch.nn.RNNBase))
 
 
-def test_a_checkpoint_of_when_the_gru_was_one_module_is_read(tmp_path):
+@pytest.mark.parametrize("size", ["50MB", "200MB"])  # in shards, and in one file
+def test_a_checkpoint_of_when_the_gru_was_one_module_is_read(size, tmp_path):
     tokenizer, model, _ = load("gru")
     tokenizer.save_pretrained(tmp_path)
-    model.save_pretrained(tmp_path, state_dict=former_names(model))
+    surplus = {"encoder.embeddings.position_ids": torch.arange(9)}
+    weights = former_names(model) | surplus
+    model.save_pretrained(tmp_path, state_dict=dict(weights), max_shard_size=size)
     _, read = encoder.load(tmp_path)
     _, again, new_weights = load("gru", tmp_path)
     assert new_weights == set()
     for other in (read, again):
         assert all(map(torch.equal, other.state_dict().values(), model.state_dict().values()))
+    assert load(model=tmp_path)[2] >= {"classifier.dense.weight"}  # its encoder alone
+    del weights["gru.weight_ih_l1"]
+    model.save_pretrained(tmp_path, state_dict=dict(weights), max_shard_size=size)
+    with pytest.raises(utils.InputError, match="lacks 1 weights of GRUClassifier, as gru"):
+        encoder.load(tmp_path)
 
 
 def test_a_head_has_as_many_labels_as_the_corpus():

@@ -187,3 +187,8 @@ def test_a_table_may_be_of_some_lines_and_of_all_labels_but_one(tmp_path):
     write_rows(tmp_path / "train.jsonl", rows[:20])
     with pytest.raises(utils.InputError, match="linear: is of other lines"):
         published.run(command, run)
+    average = tmp_path / "average-folds"
+    average.mkdir()
+    (average / "run.json").write_text(json.dumps({"arguments": {"runs": ["one"]}, "seconds": 1}))
+    with pytest.raises(utils.InputError, match="average-folds: is of other runs"):
+        published.run(("ensemble.py", "another", "--tune", "micro"), average)

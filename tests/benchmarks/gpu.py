@@ -1,4 +1,4 @@
-"""What a CUDA card does, from one command in less than ten minutes; no network, no corpus.
+"""What a CUDA card does, from one command; no network, no corpus.
 
     python tests/benchmarks/gpu.py [--output FILE.json] [--tiny] [--parts bert resumed gpt tests]
 

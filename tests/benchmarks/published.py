@@ -5,8 +5,9 @@
 TABLE is a key of TABLES; rows of one name, in two of them, are the same runs in one OUTPUT_DIR.
 The corpus is what data/convert.py writes, all of it labelled; with --lines N, train is the first N
 of its lines shuffled, and --without LABEL leaves a label out, both written to OUTPUT_DIR/corpus.
-With --student come models that learn the scores of folds beside the labels, in twice the epochs:
-five folds of each row, with the first seed, are averaged in OUTPUT_DIR/average-folds.
+With --student come models that learn the scores of folds beside the labels, in twice the epochs, in
+OUTPUT_DIR/student-NAME-SEED: of each row five folds, folds-NAME-FOLD, are trained with the first
+seed, and all of them averaged in average-folds.
 Every run is a command of the scripts, in OUTPUT_DIR/NAME-SEED, with one thread; one that is
 finished is not made again, and one that was begun goes on, so the command may be stopped and
 repeated. The table is that of results.py.
@@ -112,8 +113,8 @@ def runs_of(options: argparse.Namespace, corpus: Path) -> list[dict[str, tuple[s
     for (name, command), fold in itertools.product(rows.items(), range(FOLDS)):
         parted = ("--folds", str(FOLDS), "--fold", str(fold))
         folds[f"folds-{name}-{fold}"] = (*command, *given, str(seeds[0]), *parted)
-    tune = ("--tune", "macro") if "macro" in command else ()
-    average = ("ensemble.py", *(str(output / name) for name in folds), *tune)
+    tune = "macro" if all("macro" in command for command in rows.values()) else "micro"
+    average = ("ensemble.py", *(str(output / name) for name in folds), "--tune", tune)
     for (name, command), seed in itertools.product(rows.items(), seeds):
         epochs = 2 * int(command[command.index("--epochs") + 1])
         learnt = ("--epochs", str(epochs), "--soft-labels", str(output / AVERAGE))
@@ -126,8 +127,7 @@ def run(command: Sequence[str], directory: Path) -> None:
     record, (script, *flags) = outputs.read_json(directory / "run.json"), command
     if script in ("linear.py", "ensemble.py"):
         if record and "seconds" in record:
-            if script == "linear.py":
-                check_lines(record, Path(flags[flags.index("--corpus") + 1]), directory)
+            check_same(record, flags, directory)
             return
         shutil.rmtree(directory, ignore_errors=True)  # of an attempt that was stopped
     resume = ["--resume"] * (directory / "run.json").exists()
@@ -139,10 +139,14 @@ def run(command: Sequence[str], directory: Path) -> None:
         raise utils.RunError(f"{directory}: {(outcome.stderr or outcome.stdout).strip()}")
 
 
-def check_lines(record: dict[str, Any], corpus: Path, directory: Path) -> None:
-    """Raise InputError where a run is of other lines of train than a corpus has."""
-    if record["data"]["train"]["sha256"] != identify(corpus / "train.jsonl")["sha256"]:
-        raise utils.InputError(f"{directory}: is of other lines; give another --output-dir")
+def check_same(record: dict[str, Any], flags: Sequence[str], directory: Path) -> None:
+    """Raise InputError where a finished linear model or average is of other lines or runs."""
+    told, same = "runs", record["arguments"].get("runs") == list(flags[:-2])  # before --tune
+    if "--corpus" in flags:
+        train = Path(flags[flags.index("--corpus") + 1]) / "train.jsonl"
+        told, same = "lines", record["data"]["train"]["sha256"] == identify(train)["sha256"]
+    if not same:
+        raise utils.InputError(f"{directory}: is of other {told}; give another --output-dir")
 
 
 def main() -> None:
