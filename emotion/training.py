@@ -193,7 +193,8 @@ class Training:
         is_spread = self.accelerator.distributed_type == DistributedType.FSDP
         weights = self.accelerator.get_state_dict(self.model) if is_spread else None
         if self.accelerator.is_main_process:
-            partial, best = self.run.directory / "best.partial", self.run.directory / "best"
+            best = self.run.directory / "best"
+            partial = outputs.part_of(best)
             try:
                 shutil.rmtree(partial, ignore_errors=True)
                 self.task.save(self.accelerator.unwrap_model(self.model), partial, weights)
