@@ -90,15 +90,22 @@ class Inputs:
 
     def __init__(self, model: Any, tokenizer: Any, precision: str) -> None:
         self.tokenizer, self.device, self.precision = tokenizer, scoring.device(), precision
-        self.whole_eights = 8 if self.device.type == "cuda" else None  # fewer shapes of kernels
+        takes_eights = longest_input(tokenizer, model) % 8 == 0
+        self.multiple = 8 if self.device.type == "cuda" and takes_eights else None
         self.tells_lengths = isinstance(model, GRUClassifier)
 
     def batch(
-        self, examples: Sequence[Example], labels: np.ndarray | None = None
+        self, examples: Sequence[Example], labels: np.ndarray | None = None, in_eights: bool = True
     ) -> dict[str, Any]:
-        """Padded inputs of the model; labels are [examples, labels]."""
+        """Padded inputs of the model.
+
+        Args:
+            labels: [examples, labels].
+            in_eights: on a GPU, to a multiple of eight tokens: fewer shapes of kernels.
+        """
         columns = {name: [example[name] for example in examples] for name in examples[0]}
-        pads = {"pad_to_multiple_of": self.whole_eights, "return_tensors": "pt"}
+        multiple = self.multiple if in_eights else None
+        pads = {"pad_to_multiple_of": multiple, "return_tensors": "pt"}
         batch = dict(self.tokenizer.pad(columns, **pads))
         if labels is not None:
             batch["labels"] = torch.from_numpy(labels)
@@ -128,7 +135,8 @@ class Inputs:
         name, model = type(model).__name__, model.to(self.device)
         try:
             with torch.inference_mode():
-                alone = torch.cat([model.eval()(**self.batch([each])).logits for each in short])
+                singles = [self.batch([each], in_eights=False) for each in short]  # no padding
+                alone = torch.cat([model.eval()(**each).logits for each in singles])
                 beside = model(**several).logits[:-1]
             off = float((alone - beside).abs().max())
             bound = TOLERANCE * max(1.0, float(alone.abs().max()))
@@ -206,4 +214,4 @@ def load_scorer(
     def score(rows: Sequence[utils.Row], after_batch: scoring.AfterBatch) -> np.ndarray:
         return inputs.score(model, encode(rows, tokenizer, model, True), lines, after_batch)
 
-    return score, {"device": str(inputs.device), "precision": inputs.precision}
+    return score, {"device": str(model.device), "precision": inputs.precision}

@@ -41,6 +41,7 @@ class OnnxClassifier:
             reason = str(error).strip().partition("\n")[0]
             raise utils.InputError(f"{path / FILE}: cannot be loaded: {reason}") from None
         self.config, self.precision = config, "fp32"  # what is not int8
+        self.device = torch.device("cpu")
 
     def __call__(self, **inputs: torch.Tensor) -> SequenceClassifierOutput:
         """Logits [batch, labels]."""

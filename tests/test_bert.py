@@ -4,6 +4,7 @@ import json
 import random
 import re
 
+import encoder_layouts
 import numpy as np
 import pytest
 import torch
@@ -297,6 +298,43 @@ def test_new_weights_learn_at_the_head_rate_and_vectors_do_not_decay(loaded):
             assert group["weight_decay"] == (0.0 if parameter.ndim == 1 else 0.1)
     [group] = task.parameter_groups(model, new_weights, 1e-3, 1e-3)  # as before --head-lr
     assert group["params"] == list(model.parameters())
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """A function from tokenizer and model to the Inputs of a GPU, that compute on what there is."""
+
+    def make(tokenizer, model):
+        here = scoring.device()
+        with monkeypatch.context() as patch:
+            patch.setattr(scoring, "device", lambda: torch.device("cuda"))
+            inputs = Inputs(tokenizer=tokenizer, model=model, precision="fp32")
+        inputs.device = here
+        return inputs
+
+    return make
+
+
+@pytest.mark.parametrize("limit", [96, 97])
+def test_a_gpu_gets_rows_of_eights_where_the_model_takes_such(limit, on_a_gpu):
+    tokenizer, model, _ = load()
+    tokenizer.model_max_length = limit
+    rows = [make_row(form="급식 " * n, target=None) for n in (1, 2, 99)]
+    examples = encode(rows, tokenizer, model)
+    inputs = on_a_gpu(tokenizer, model)
+    assert inputs.batch(examples)["input_ids"].shape == (3, limit)
+    short = len(examples[1]["input_ids"])
+    assert inputs.batch(examples[:2])["input_ids"].shape[1] == (8 if limit == 96 else short)
+    inputs.check(model, examples, reads_cls=True)
+
+
+def test_padding_to_eights_hides_no_model_that_reads_padding(on_a_gpu, tmp_path):
+    encoder_layouts.build("convbert", tmp_path)
+    tokenizer, model, _ = load(model=tmp_path)
+    rows = [make_row(form="급식 " * n, target=None) for n in (3, 4, 5, 6, 40)]
+    examples = encode(rows, tokenizer, model)
+    with pytest.raises(utils.InputError, match="the logits of a line move by"):
+        on_a_gpu(tokenizer, model).check(model, examples, reads_cls=True)
 
 
 def test_a_model_of_weights_that_are_not_finite_is_refused():
