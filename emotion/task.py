@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+import utils
 from emotion import outputs
 from emotion.run import STATE_FILE
 from emotion.scoring import AfterBatch, Batch, batches_by_length
@@ -105,6 +106,21 @@ class State:
         if {name: type(value) for name, value in given.items()} != wanted:
             raise ValueError(f"{STATE_FILE} holds other fields")
         return cls(**given)
+
+
+def check_random_states(saved: dict[str, Any]) -> None:
+    """See that torch draws as a checkpoint says, since accelerate hides it where it cannot restore.
+
+    Raises:
+        ValueError: a device that is here and was there has another state.
+    """
+    was, now = saved.get("torch_cuda_manual_seed", []), torch.cuda.get_rng_state_all()
+    pairs = [(torch.get_rng_state(), saved["torch_manual_seed"]), *zip(now, was, strict=False)]
+    if not all(torch.equal(*pair) for pair in pairs):
+        raise ValueError("the random states are not restored")
+    if bool(was) != bool(now):
+        told = "with a GPU, and goes on without" if was else "without a GPU, and goes on with one"
+        utils.log.warning("warning: the run was begun %s; its dropout is another from here", told)
 
 
 def in_parts(batch: Batch, lines: int, lengths: Sequence[int] | None) -> list[Batch]:

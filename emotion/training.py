@@ -25,7 +25,7 @@ import utils
 from emotion import ending, outputs, process, rules, scoring
 from emotion.data import Corpora
 from emotion.run import STATE_FILE, Run, checkpoint_is_whole, last_whole_checkpoint
-from emotion.task import State, Task, in_parts
+from emotion.task import State, Task, check_random_states, in_parts
 
 LOWER = "take a lower --lr, or another --precision, and another --output-dir"
 LOG_STEPS = 10  # the loss is fetched from the device, looked at and logged so often
@@ -257,9 +257,7 @@ class Training:
                 raise ValueError("best/ is missing")
             states = [load(path / f"{RNG_STATE_NAME}_{each}.pkl") for each in range(count)][rank]
             self.accelerator.load_state(str(path))
-            # which says nothing where it cannot restore the random states, of the CPU torch's last
-            if not torch.equal(torch.get_rng_state(), states["torch_manual_seed"]):
-                raise ValueError("the random states are not restored")
+            check_random_states(states)
             return state
 
     # Interrupts

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import load
 from conftest import call
 from safetensors.torch import load_file, save_file
 from small_runs import ROBERTA, SmallRuns, assert_same_end
@@ -84,7 +85,8 @@ def trained(tmp_path):
         rows = {"train": [{"id": f"line-{n}"} for n in range(LINES)]}
         gold = np.array([[1.0]] * 5 + [[0.0]] * 5)
         corpora = Corpora(rows, ["joy"], {"dev": gold})
-        run, accelerator = Run(args, "toy.py"), Accelerator(cpu=True)
+        run = Run(args, "toy.py")
+        accelerator = Accelerator(cpu=not torch.accelerator.is_available())  # as the scripts
         return training.Training(run, accelerator, corpora, task, epochs, save_steps).train()
 
     return train
@@ -322,6 +324,32 @@ def test_a_damaged_checkpoint_is_refused(file, content, told, trained, tmp_path)
         path.write_text(content)
     with pytest.raises(utils.InputError, match=f"--resume: .*checkpoint-10 is damaged.*{told}"):
         trained(Toy(), resume=True)
+
+
+@pytest.mark.parametrize("where", ["with", "without"])
+def test_a_run_goes_on_elsewhere_with_other_random_numbers_and_says_so(
+    where, trained, tmp_path, monkeypatch, caplog
+):
+    gpu = torch.ones(16, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [])
+    trained(Toy(), save_steps=2)
+    path = last_whole_checkpoint(tmp_path) / "random_states_0.pkl"
+    states = load(path)
+    torch.save(states | ({"torch_cuda_manual_seed": [gpu]} if where == "with" else {}), path)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [gpu] * (where == "without"))
+    trained(Toy(), resume=True)
+    assert f"the run was begun {where} a GPU, and goes on with" in caplog.text
+
+
+def test_the_random_state_of_a_gpu_is_looked_at(trained, tmp_path, monkeypatch):
+    trained(Toy(), save_steps=2)
+    path, zeros = last_whole_checkpoint(tmp_path) / "random_states_0.pkl", torch.zeros(16)
+    torch.save(load(path) | {"torch_cuda_manual_seed": [zeros]}, path)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [zeros + 1, zeros])
+    with pytest.raises(utils.InputError, match=r"checkpoint-10 is damaged.*not restored"):
+        trained(Toy(), resume=True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [zeros, zeros + 1])
+    trained(Toy(), resume=True)  # a card that was not there
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.bin", "random_states_0.pkl"])
