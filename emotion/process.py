@@ -117,6 +117,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", "You passed `quantization_config`")  # of a base in 4 bits
     warnings.filterwarnings("ignore", "`log_with=")  # of a tracker that the scripts tell of too
     warnings.filterwarnings("ignore", "Detected call of `lr_scheduler")  # a step left out in fp16
+    warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA")
     optional = "Failed to load CPU gemm_4bit_forward"  # kernels for 4 bits on a CPU
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     logger.addFilter(lambda record: optional not in record.getMessage())

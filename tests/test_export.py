@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import predict
 import utils
-from emotion import checkpoint, merge, onnx_model, rules
+from emotion import checkpoint, merge, onnx_model, rules, scoring
 
 KINDS = {
     "cls": ("bert_plain.py",),
@@ -117,7 +117,8 @@ def test_an_adapter_becomes_an_ordinary_classifier(layout, objective, small, tmp
     scores = logits.softmax(-1) if objective == "answer" else (logits + constant).sigmoid()
     lines = (tmp_path / "run" / "dev.scores.jsonl").read_text().splitlines()
     expected = [list(json.loads(line)["scores"].values()) for line in lines]
-    assert np.abs(scores.numpy() - expected).max() < 1e-5
+    bound = 1e-5 if scoring.device().type == "cpu" else 1e-3  # a GPU rounds a base otherwise
+    assert np.abs(scores.numpy() - expected).max() < bound
     decision = json.loads((tmp_path / "out" / "decision.json").read_text())
     given = logits.softmax(-1) if objective == "answer" else logits.sigmoid()
     rule = rules.Rule(decision["threshold"], decision["at_least_one"])

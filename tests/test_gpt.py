@@ -699,7 +699,7 @@ def leave_free(monkeypatch):
     def leave(free):
         memory = psutil.virtual_memory()._replace(available=free)
         monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**40))  # in all
 
     return leave
 
@@ -942,8 +942,7 @@ def test_a_head_is_saved_resumed_and_gone_on_with(small, monkeypatch, tmp_path):
     [saved] = (run / "checkpoints").iterdir()
     assert (saved / "head.safetensors").exists()
     train(*arguments, "--output-dir", run, "--resume")
-    for name in ("head.safetensors", "adapter_model.safetensors"):
-        assert (run / "best" / name).read_bytes() == (best / name).read_bytes()
+    assert_same_end(run, whole, "best/head.safetensors", "best/adapter_model.safetensors")
     slow = [*arguments, "--lr", 1e-12, "--head-lr", 1e-2, "--epochs", 1, "--output-dir"]
     told = train(*slow, tmp_path / "further", "--adapter", best).stdout
     assert "learning rate 1e-12; objective head" in told
@@ -1001,6 +1000,15 @@ def test_every_precision_trains(small, precision, tmp_path):
     assert all(tensor.abs().sum() > 0 for tensor in weights.values())  # lora_B begins at zero
 
 
+def assert_same_end(run, whole, *names):
+    """Scores of dev, and on a CPU files to the bit; gradients of attention on a GPU are not."""
+    if on_cpu := scoring.device().type == "cpu":
+        for name in names:
+            assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    expected = pytest.approx(read_scores(whole, "dev")[1], abs=1e-5 if on_cpu else 1e-2)
+    assert read_scores(run, "dev")[1] == expected
+
+
 def test_a_run_is_the_same_with_activations_computed_again_and_in_small_batches_scored(
     small, leave_free, tmp_path
 ):
@@ -1014,10 +1022,7 @@ def test_a_run_is_the_same_with_activations_computed_again_and_in_small_batches_
     train(*small, "--val-batch-size", 3, "--output-dir", again)
     assert not read_json(kept / "run.json")["activations_again"]
     assert read_json(again / "run.json")["activations_again"]
-    adapters = [each / "best" / "adapter_model.safetensors" for each in (kept, again)]
-    assert adapters[0].read_bytes() == adapters[1].read_bytes()
-    scores = [read_scores(each, "dev")[1] for each in (kept, again)]
-    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    assert_same_end(again, kept, "best/adapter_model.safetensors")
 
 
 def test_what_cannot_fit_is_refused_with_advice_that_works(small, leave_free, tmp_path):
@@ -1057,8 +1062,8 @@ def test_a_checkpoint_holds_no_base_and_resume_ends_the_same(small, monkeypatch,
     assert all("lora_" in name for name in load_file(weights))
     resumed = train(*arguments, "--output-dir", run, "--resume").stdout
     assert "epoch 1/2" not in resumed and "epoch 2/2" in resumed
-    for name in ("dev.scores.jsonl", "metrics.json", "best/adapter_model.safetensors"):
-        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    names = "dev.scores.jsonl", "metrics.json", "best/adapter_model.safetensors"
+    assert_same_end(run, whole, *names)
     assert not (run / "checkpoints").exists()
 
 

@@ -265,7 +265,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 best, texts = sys.argv[1], json.loads(sys.argv[2])
 assert not any(path == sys.argv[3] for path in sys.path)
 trusted = {"trust_remote_code": sys.argv[4] == "True"}
-classify = pipeline("text-classification", best, top_k=None, **trusted)
+classify = pipeline("text-classification", best, top_k=None, device="cpu", **trusted)
 pairs = [{"text": text, "text_pair": pair} if pair else {"text": text} for text, pair in texts]
 found = [classify(pair) for pair in pairs]
 found = [each[0] if isinstance(each[0], list) else each for each in found]

@@ -175,25 +175,26 @@ def plain_scores(best: Path, files: Path, precision: str) -> np.ndarray:
     config = json.loads((best / ("prompt.json" if is_causal else "config.json")).read_text("utf-8"))
     reading = AutoTokenizer.from_pretrained(best), True, config["target_marks"]
     pairs = targets.read(utils.read_corpus(files / "dev"), *reading)
-    products = scoring.autocast(torch.device("cpu"), precision)
+    products = scoring.autocast(scoring.device(), precision)
     with torch.inference_mode(), products, warnings.catch_warnings(action="ignore"):
         return np.array(list(scored(best, files / "model", pairs, precision)))
 
 
 def score_encoder(best: Path, _: Path, pairs: Pairs, precision: str) -> Iterator[list[float]]:
     """Probabilities of the labels, a line at a time."""
-    model = AutoModelForSequenceClassification.from_pretrained(best, trust_remote_code=True).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(best, trust_remote_code=True)
+    model = model.to(scoring.device()).eval()
     tokenizer = AutoTokenizer.from_pretrained(best)
     settings = {"truncation": "only_first", "max_length": longest_input(tokenizer, model)}
     for text, target in pairs:
-        inputs = tokenizer(text, target, return_tensors="pt", **settings)
+        inputs = tokenizer(text, target, return_tensors="pt", **settings).to(model.device)
         yield model(**inputs).logits[0].double().sigmoid().tolist()
 
 
 def score_causal(best: Path, base: Path, pairs: Pairs, precision: str) -> Iterator[list[float]]:
     """Probabilities of the labels' answers, a line and an answer at a time."""
     asked = json.loads((best / "prompt.json").read_text(encoding="utf-8"))
-    model = causal.load_base(str(base), precision, torch.device("cpu"))
+    model = causal.load_base(str(base), precision, scoring.device())
     model = peft.PeftModel.from_pretrained(model, best).eval()
     tokenizer = AutoTokenizer.from_pretrained(best)
 
@@ -216,7 +217,8 @@ def score_causal(best: Path, base: Path, pairs: Pairs, precision: str) -> Iterat
         for ids in answers[:-1]:  # the last is none of a label
             read = tuple(line + ids[:-1])
             if read not in known:
-                known[read] = model(input_ids=torch.tensor([read])).logits[0].double()
+                input_ids = torch.tensor([read], device=model.device)
+                known[read] = model(input_ids=input_ids).logits[0].double()
             told = known[read][len(line) - 1 :].log_softmax(-1)
             found.append(told[range(len(ids)), ids].sum())
         yield torch.stack(found).softmax(-1).tolist()
