@@ -2,11 +2,14 @@
 
 import argparse
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EMOTIONS, call, make_row, write_rows
+from conftest import EMOTIONS, ROOT, call, make_row, write_rows
 from small_runs import MODELS, SmallRuns
 from transformers import AutoTokenizer
 
@@ -181,14 +184,48 @@ def test_a_table_may_be_of_some_lines_and_of_all_labels_but_one(tmp_path):
         published.take_part(tmp_path, 10, "angry", tmp_path / "other")
     with pytest.raises(utils.InputError, match="holds other lines"):
         published.take_part(tmp_path, 9, "joy", tmp_path / "part")
-    command, run = ("linear.py", "--corpus", str(tmp_path)), tmp_path / "linear"
-    published.run(command, run)
-    published.run(command, run)  # is finished
-    write_rows(tmp_path / "train.jsonl", rows[:20])
+
+
+def test_runs_of_published_splits_are_made_once_and_what_is_anothers_stays(tmp_path):
+    import published
+
+    rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")[:30]
+    for split in published.SPLITS:
+        write_rows(tmp_path / f"{split}.jsonl", rows)
+    linear = {"linear": ("linear.py", "--corpus", str(tmp_path))}
+
+    def make(commands):
+        return list(published.make(commands, tmp_path, 1))
+
+    assert make(linear) == ["linear"]
+    record = tmp_path / "linear" / "run.json"
+    first = record.read_bytes()
+    assert make(linear) == ["linear"] and record.read_bytes() == first
+    write_rows(tmp_path / "dev.jsonl", rows[:20])
     with pytest.raises(utils.InputError, match="linear: is of other lines"):
-        published.run(command, run)
+        make(linear)
     average = tmp_path / "average-folds"
     average.mkdir()
-    (average / "run.json").write_text(json.dumps({"arguments": {"runs": ["one"]}, "seconds": 1}))
-    with pytest.raises(utils.InputError, match="average-folds: is of other runs"):
-        published.run(("ensemble.py", "another", "--tune", "micro"), average)
+    (average / "thesis.txt").write_text("mine")
+    ensemble = ("ensemble.py", str(tmp_path / "linear"), str(tmp_path / "linear"))
+    with pytest.raises(utils.RunError, match="average-folds: is not empty"):
+        make({"average-folds": ensemble, "later": ("linear.py", "--corpus", "nowhere")})
+    assert (average / "thesis.txt").read_text() == "mine" and not (tmp_path / "later").exists()
+
+
+def test_a_table_of_published_splits_may_be_stopped(tmp_path):
+    rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")
+    for split in ("train", "dev", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", rows[:400])
+    out = tmp_path / "out"
+    given = ["--corpus", tmp_path, "--model", MODELS["bert_plain.py"], "--output-dir", out]
+    script = ROOT / "tests" / "benchmarks" / "published.py"
+    command = [sys.executable, script, "goemotions", *given, "--seeds", "42", "43", "--jobs", "1"]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    while not (out / "mean-42" / "train.log").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    assert process.communicate() == (None, "published.py: interrupted\n")
+    assert process.returncode == 130
+    assert not (out / "mean-43").exists() and not (out / "mean-42" / "metrics.json").exists()

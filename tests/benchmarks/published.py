@@ -9,12 +9,12 @@ With --student come models that learn the scores of folds beside the labels, in 
 OUTPUT_DIR/student-NAME-SEED: of each row five folds, folds-NAME-FOLD, are trained with the first
 seed, and all of them averaged in average-folds.
 Every run is a command of the scripts, in OUTPUT_DIR/NAME-SEED, with one thread; one that is
-finished is not made again, and one that was begun goes on, so the command may be stopped and
-repeated. The table is that of results.py.
+finished is not made again, but for the average, and one that was begun goes on, so the command may
+be stopped and repeated. The table is that of results.py.
 """
 
 import argparse
-import concurrent.futures
+import contextlib
 import itertools
 import json
 import os
@@ -22,10 +22,11 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
@@ -89,7 +90,8 @@ def write(path: Path, rows: list[utils.Row]) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise utils.InputError(f"{path}: holds other lines; give another --output-dir")
-    path.write_text(text, encoding="utf-8")
+    with outputs.whole_file(path) as file:
+        file.write(text)
 
 
 def runs_of(options: argparse.Namespace, corpus: Path) -> list[dict[str, tuple[str, ...]]]:
@@ -122,31 +124,69 @@ def runs_of(options: argparse.Namespace, corpus: Path) -> list[dict[str, tuple[s
     return [runs | folds, {AVERAGE: average}, students]
 
 
-def run(command: Sequence[str], directory: Path) -> None:
-    """Make a run, or go on with it; --resume says where that is another."""
-    record, (script, *flags) = outputs.read_json(directory / "run.json"), command
-    if script in ("linear.py", "ensemble.py"):
-        if record and "seconds" in record:
-            check_same(record, flags, directory)
-            return
-        shutil.rmtree(directory, ignore_errors=True)  # of an attempt that was stopped
-    resume = ["--resume"] * (directory / "run.json").exists()
+def start(command: Sequence[str], directory: Path, errors: IO[str]) -> subprocess.Popen[str] | None:
+    """Start a run, or go on with it, which --resume refuses where it is another; None where a
+    linear model is there already. An average is always made anew: its runs may have been.
+    """
+    record, (script, *flags) = directory / "run.json", command
     path = ROOT / ("tests/benchmarks" if script == "linear.py" else "") / script
+    if script == "linear.py" and "seconds" in (outputs.read_json(record) or {}):
+        check_lines(directory, Path(flags[flags.index("--corpus") + 1]))
+        return None
+    if script in ("linear.py", "ensemble.py") and record.exists():
+        shutil.rmtree(directory)
+    resume = ["--resume"] * record.exists()
     given = [sys.executable, str(path), *flags, "--output-dir", str(directory), *resume]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    outcome = subprocess.run(given, env=environment, capture_output=True, text=True)
-    if outcome.returncode:
-        raise utils.RunError(f"{directory}: {(outcome.stderr or outcome.stdout).strip()}")
+    apart = {"env": environment, "start_new_session": True}  # Ctrl-C is for this process
+    return subprocess.Popen(given, stdout=subprocess.DEVNULL, stderr=errors, text=True, **apart)
 
 
-def check_same(record: dict[str, Any], flags: Sequence[str], directory: Path) -> None:
-    """Raise InputError where a finished linear model or average is of other lines or runs."""
-    told, same = "runs", record["arguments"].get("runs") == list(flags[:-2])  # before --tune
-    if "--corpus" in flags:
-        train = Path(flags[flags.index("--corpus") + 1]) / "train.jsonl"
-        told, same = "lines", record["data"]["train"]["sha256"] == identify(train)["sha256"]
-    if not same:
-        raise utils.InputError(f"{directory}: is of other {told}; give another --output-dir")
+def check_lines(directory: Path, corpus: Path) -> None:
+    """Raise InputError where a finished run saw other lines than those of a corpus."""
+    data = outputs.read_json(directory / "run.json")["data"]
+    for split in SPLITS:
+        if data[split]["sha256"] != identify(corpus / f"{split}.jsonl")["sha256"]:
+            raise utils.InputError(f"{directory}: is of other lines; give another --output-dir")
+
+
+def make(commands: dict[str, tuple[str, ...]], output: Path, jobs: int) -> Iterator[str]:
+    """Make runs, so many side by side, and yield the names of those that are done.
+
+    Where one fails, or this is stopped, the others are told to stop, and can be gone on with.
+
+    Raises:
+        utils.RunError: one failed.
+    """
+    waiting = sorted(commands.items(), key=lambda each: each[0][-2:])
+    running: dict[str, tuple[subprocess.Popen[str], IO[str]]] = {}
+    with contextlib.ExitStack() as ending:
+        ending.callback(stop, running)
+        while waiting or running:
+            if waiting and len(running) < jobs:
+                name, command = waiting.pop(0)
+                errors = ending.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
+                if child := start(command, output / name, errors):
+                    running[name] = child, errors
+                else:
+                    yield name
+                continue
+            time.sleep(0.1)
+            for name in [name for name, (child, _) in running.items() if child.poll() is not None]:
+                child, errors = running.pop(name)
+                errors.seek(0)
+                if child.returncode:
+                    told = errors.read().strip() or f"ended with code {child.returncode}"
+                    raise utils.RunError(f"{output / name}: {told}")
+                yield name
+
+
+def stop(running: dict[str, tuple[subprocess.Popen[str], IO[str]]]) -> None:
+    """Tell runs to stop, and wait for what they save."""
+    for child, _ in running.values():
+        child.terminate()
+    for child, _ in running.values():
+        child.wait()
 
 
 def main() -> None:
@@ -156,9 +196,9 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--model", required=True, help="a from_pretrained directory")
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    cli.count(parser, "--jobs", 2, "runs side by side")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--lines", type=int, help="of train; default: all")
+    cli.count(parser, "--lines", None, "of train; default: all")
     told = "models taught by folds beside the others, of tables of BERT"
     parser.add_argument("--student", action="store_true", help=told)
     parser.add_argument("--without", metavar="LABEL", help="as neutral, whose lines have none then")
@@ -176,14 +216,8 @@ def make_table(options: argparse.Namespace) -> None:
         raise utils.InputError(f"{train}: no such file; give --corpus a directory that holds it")
     directories = []
     for commands in runs_of(options, corpus):
-        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            started = {
-                pool.submit(run, command, options.output_dir / name): name
-                for name, command in sorted(commands.items(), key=lambda each: each[0][-2:])
-            }
-            for future in concurrent.futures.as_completed(started):
-                future.result()
-                print(f"{started[future]}, {time.perf_counter() - began:.0f} s", flush=True)
+        for name in make(commands, options.output_dir, options.jobs):
+            print(f"{name}, {time.perf_counter() - began:.0f} s", flush=True)
         directories += [
             options.output_dir / name for name in commands if not name.startswith("folds-")
         ]
