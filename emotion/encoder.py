@@ -1,6 +1,6 @@
 """An encoder under a head, and its tokenizer: loading."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +138,15 @@ def from_pretrained(
     """
     settings = {"config": config, "dtype": torch.float32, "trust_remote_code": False}
     model, report = model_class.from_pretrained(path, output_loading_info=True, **settings)
-    surplus = report["unexpected_keys"] if model_class is GRUClassifier else ()
-    if any(name.startswith("gru.weight_") for name in surplus):
-        former = FormerGRUClassifier.from_pretrained(path, output_loading_info=True, **settings)
-        model.load_state_dict(former[0].state_dict())  # which gives weights their present names
-        report = former[1]
+    if model_class is GRUClassifier and of_gru(report["unexpected_keys"]):
+        if of_gru(report["missing_keys"]):
+            former, report = FormerGRUClassifier.from_pretrained(
+                path, output_loading_info=True, **settings
+            )
+            model.load_state_dict(former.state_dict())  # which gives weights their present names
+        if surplus := of_gru(report["unexpected_keys"]):
+            told = f"has weights that a GRU of two layers has not, as {surplus[0]}"
+            raise utils.InputError(f"{path}: {told}; give another model")
     lacks = set(report["missing_keys"])
     body = "" if model_class is AutoModel else f"{model.base_model_prefix}."
     may_lack = {name for name in lacks if not name.startswith(body) or "pooler" in name}
@@ -151,6 +155,11 @@ def from_pretrained(
         told = f"lacks {len(lost)} weights of {type(model).__name__}, as {lost[0]}"
         raise utils.InputError(f"{path}: {told}; give another model")
     return model, lacks
+
+
+def of_gru(names: Iterable[str]) -> list[str]:
+    """Those of a GRU, in order."""
+    return sorted(name for name in names if name.startswith("gru."))
 
 
 def load_tokenizer(path: Path | str, config: Any) -> Any:

@@ -194,6 +194,11 @@ def test_a_checkpoint_of_when_the_gru_was_one_module_is_read(size, tmp_path):
     for other in (read, again):
         assert all(map(torch.equal, other.state_dict().values(), model.state_dict().values()))
     assert load(model=tmp_path)[2] >= {"classifier.dense.weight"}  # its encoder alone
+    strange = weights | {"gru.weight_ih_l2": torch.ones(2, 2)}
+    for given in (strange, model.state_dict() | {"gru.2.weight_ih_l0": torch.ones(2, 2)}):
+        model.save_pretrained(tmp_path, state_dict=dict(given), max_shard_size=size)
+        with pytest.raises(utils.InputError, match=r"a GRU of two layers has not, as gru.*2"):
+            encoder.load(tmp_path)
     del weights["gru.weight_ih_l1"]
     model.save_pretrained(tmp_path, state_dict=dict(weights), max_shard_size=size)
     with pytest.raises(utils.InputError, match="lacks 1 weights of GRUClassifier, as gru"):
