@@ -99,7 +99,8 @@ def read_to_train(args: argparse.Namespace, run: Run) -> Corpora | None:
         rows |= split_fold(pooled, labels, folds, fold)
     warn_of_repeats(rows)
     gold = {split: utils.encode_labels(rows[split], labels) for split in labelled}
-    warn_of_unseen(labels, gold["train"])
+    for split in ("train", "dev"):
+        warn_of_unseen(split, labels, gold[split])
     return Corpora(rows, list(labels), gold)
 
 
@@ -169,10 +170,10 @@ def warn_of_repeats(corpora: Rows) -> None:
             )
 
 
-def warn_of_unseen(labels: Sequence[str], gold: np.ndarray) -> None:
-    """Warn of the labels that no line of train has; `gold` is [lines, labels]."""
+def warn_of_unseen(split: str, labels: Sequence[str], gold: np.ndarray) -> None:
+    """Warn of the labels that no line of a split has; `gold` is [lines, labels]."""
     if unseen := [label for label, lines in zip(labels, gold.T, strict=True) if not lines.any()]:
-        utils.log.warning("warning: no line of train is labelled %s", ", ".join(unseen))
+        utils.log.warning("warning: no line of %s is labelled %s", split, ", ".join(unseen))
 
 
 def windows(path: Path | str) -> Iterator[list[utils.Row]]:

@@ -473,13 +473,23 @@ def test_lines_of_train_in_dev_are_counted_and_told(caplog):
         assert not caplog.records
 
 
-def test_a_label_that_no_line_of_train_has_is_told(tmp_path):
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_a_label_that_no_line_of_a_split_has_is_told(split, tmp_path):
     seen = [{"joy": "True", "fear": "False", "anger": str(n == 1)} for n in range(2)]
     rows = [make_row(str(n)) | {"output": output} for n, output in enumerate(seen)]
     file, out = str(write_rows(tmp_path / "rows.jsonl", rows)), tmp_path / "out"
-    given = ["--train-file", file, "--dev-file", file, "--output-dir", str(out)]
+    every = str(
+        write_rows(
+            tmp_path / "every.jsonl",
+            [row | {"output": dict.fromkeys(seen[0], "True")} for row in rows],
+        )
+    )
+    files = {"train": every, "dev": every, split: file}
+    given = ["--train-file", files["train"], "--dev-file", files["dev"], "--output-dir", str(out)]
     cli.run_script(bert_plain.argument_parser("bert_plain", ""), data.read_to_train, given)
-    assert "warning: no line of train is labelled fear\n" in (out / "train.log").read_text()
+    told = (out / "train.log").read_text()
+    assert told.count("no line of") == 1
+    assert f"warning: no line of {split} is labelled fear\n" in told
 
 
 # Checkpoints from others
