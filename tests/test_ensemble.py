@@ -389,6 +389,11 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     outcome = call("results.py", run)
     assert_refused(outcome, "no such file; ")
     assert outcome.stderr.endswith(f"put the test file of {run} there again\n")
+    record = read_json(run / "run.json")  # and of one that was given no test file
+    record["data"].pop("test")
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "test.scores.jsonl").unlink()
+    assert_refused(call("results.py", run), f"{run}: scored no test lines; predict some with it")
     told = "no such page; check --write and --runs"
     assert_refused(call("results.py", "--write", tmp_path / "no.md", "--runs", tmp_path), told)
 

@@ -35,7 +35,7 @@ import roberta_large
 import torch
 
 import utils
-from emotion import answer_model, causal, inputs, scoring, systems
+from emotion import answer_model, causal, inputs, outputs, scoring, systems
 from emotion.answer_model import AnswerModel
 
 PUBLISHED = {  # lines a second on one RTX 4090
@@ -195,6 +195,11 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     options = parser.parse_args()
     tiny = options.tiny
+    if options.output:
+        try:
+            outputs.check_new(options.output)
+        except utils.InputError as error:
+            parser.error(str(error))
     if not (tiny or torch.cuda.is_available()):
         parser.error("there is no CUDA card; --tiny runs on anything")
     began, about, found = time.perf_counter(), card(), {}
@@ -207,15 +212,15 @@ def main() -> None:
             "gpt": [functools.partial(gpt, tiny)],
             "tests": [suite],
         }
-        for part in itertools.chain.from_iterable(parts[name] for name in options.parts):
+        chosen = dict.fromkeys(options.parts)  # each once
+        for part in itertools.chain.from_iterable(parts[name] for name in chosen):
             for name, value in part().items():
                 found[name] = value
                 beside = f"   published: {PUBLISHED[name]}" if name in PUBLISHED else ""
                 print(f"{name:<60}{value:>12.4g}{beside}", flush=True)
-    found["seconds"] = time.perf_counter() - began
-    if options.output:
-        told = json.dumps({"about": about, "found": found}, indent=2)
-        options.output.write_text(told + "\n", encoding="utf-8")
+            found["seconds"] = time.perf_counter() - began
+            if options.output:  # what has been found, should the rest be cut off
+                outputs.write_json(options.output, {"about": about, "found": found})
 
 
 if __name__ == "__main__":

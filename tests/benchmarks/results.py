@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 import utils
-from emotion import cli, data, kinds, rules, statistics, systems
+from emotion import cli, data, kinds, outputs, rules, statistics, systems
 
 MARK = re.compile(r"(<!-- runs: (.+?) -->\n)(?:\n*(?:\|.*\n)+)?")
 Run = dict[str, Any]
@@ -130,7 +130,7 @@ def tables(directories: Sequence[Path], root: Path | None = None) -> str:
             told = "is of one fold; average those of all folds (ensemble.py), and name the average"
             raise utils.InputError(f"{directory}: {told}")
         name = directory.relative_to(root) if root else directory
-        groups.setdefault(run["data"]["test"]["sha256"], {})[name] = run
+        groups.setdefault(run["data"].get("test", {}).get("sha256", ""), {})[name] = run
     return "\n\n".join("\n".join(table(runs)) for runs in groups.values()) + "\n"
 
 
@@ -150,7 +150,9 @@ def rewrite(page: Path, root: Path) -> None:
     if not page.is_file() or not root.is_dir():
         told = "no such page" if root.is_dir() else f"no directory {root} of runs"
         raise utils.InputError(f"{page}: {told}; check --write and --runs")
-    page.write_text(MARK.sub(fresh, page.read_text(encoding="utf-8")), encoding="utf-8")
+    made = MARK.sub(fresh, page.read_text(encoding="utf-8"))
+    with outputs.whole_file(page) as file:
+        file.write(made)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
