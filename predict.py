@@ -28,7 +28,8 @@ def argument_parser() -> cli.ArgumentParser:
     """The command line."""
     parser = cli.ArgumentParser("predict.py", __doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a directory or a hub id")
-    parser.add_argument("texts", metavar="TEXT", nargs="*", help="a sentence")
+    told = "a sentence; behind -- where it begins with -"
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help=told)
     parser.add_argument("--target", metavar="TEXT", help="what the sentences are about")
     files = parser.add_argument_group("files")
     files.add_argument("--input", metavar="FILE", type=Path, help="texts to read")

@@ -74,7 +74,10 @@ def open_source(args: argparse.Namespace) -> Source:
     if path is None:
         return Source("lines", [], ((line, target, {}) for line in lines_of_stdin()))
     if form == "txt":
-        lines = (line.rstrip("\r\n") for line in io.StringIO(tables.read_text(path)))
+        text = tables.read_text(path)
+        if not text:
+            raise utils.InputError(f"{path}: has no lines; give some")
+        lines = (line.rstrip("\r\n") for line in io.StringIO(text))
         return Source("lines", [], ((line, target, {}) for line in lines))
     if form == "jsonl":
         data.summarise(path, (), predicts=True)

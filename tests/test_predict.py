@@ -461,6 +461,7 @@ def test_a_corpus_file_is_read_as_the_scripts_read_it(small, tmp_path):
         (["--input", "header.csv", "--output", "out.jsonl"], "here that is .csv; name it so"),
         (["--input", "quote.csv"], "line 3: is no table"),
         (["--input", "header.csv"], "has no rows"),
+        (["--input", "empty.txt"], "has no lines"),
     ],
 )
 def test_what_would_be_left_unread_is_refused(arguments, told, small, tmp_path, monkeypatch):
@@ -469,6 +470,7 @@ def test_what_would_be_left_unread_is_refused(arguments, told, small, tmp_path, 
     write_rows(tmp_path / "in.jsonl", [make_row()])
     (tmp_path / "quote.csv").write_text('text,n\n"좋다,1\n"싫다,2\n화나,3\n', encoding="utf-8")
     (tmp_path / "header.csv").write_text("text,n\n", encoding="utf-8")
+    (tmp_path / "empty.txt").touch()
     given = [tmp_path / each if "." in each[:-1] else each for each in arguments]
     assert_refused(call("predict.py", best, *given), told)
 
