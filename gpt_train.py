@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import utils
-from emotion import checkpoint, cli, data
+from emotion import checkpoint, cli, data, process
 from emotion.run import Run
 
 
@@ -109,7 +109,7 @@ class AnswerTask:
             self.lengths = list(map(self.model.length, self.suffixes["train"]))
             self.plan_memory(self.lengths, self.model.layout())
         if self.plan.again:
-            base.activation_checkpointing_enable()
+            causal.compute_activations_again(base)
         rates = self.args.lr, self.args.head_lr
         self.parameters = task.parameter_groups(self.model, self.model.new_weights, *rates)
         causal.checkpoint_adapters_alone(self.accelerator)
@@ -180,7 +180,8 @@ def train(args: argparse.Namespace, run: Run) -> None:
     accelerator = training.begin(run, args)
     task = AnswerTask(args, corpora, accelerator)
     if args.estimate:
-        print(task.plan.table, flush=True)
+        if process.is_main_process():
+            print(task.plan.table, flush=True)
         return
     task.load()
     run.note(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from bitsandbytes.nn import Linear4bit
 from torch import nn
 from transformers import DynamicCache
@@ -114,6 +115,7 @@ class AnswerModel(nn.Module):
         inputs = scoring.to_device(inputs, self.causal.device)
         prefix = cache.get_seq_length() if cache else 0
         mask = attention_mask(inputs.pop("line"), inputs.pop("branch"), prefix)
+        mask = mask.to(scoring.DTYPES[self.precision])  # else each layer makes, and keeps, a copy
         kept = inputs.pop("kept")
         cached = {"past_key_values": cache, "use_cache": True} if cache else {}
         with scoring.autocast(self.causal.device, self.precision):
@@ -209,6 +211,7 @@ class AnswerModel(nn.Module):
             more = sum(map(self.tokens, suffixes)) / sum(map(self.prompt.length, suffixes))
             told = f"the fast way {why}; each line is read in a row of its own, which is right and "
             told += f"takes {more:.1f} times the tokens"
+        self.is_fast = all(gather_object([self.is_fast]))  # processes have to take the same steps
         self.set_precision(precision)
         self.train(was_training)
         return f"{type(self.causal).__name__}: {told}"

@@ -15,7 +15,7 @@ import numpy as np
 import peft
 import torch
 from accelerate import Accelerator
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn import Linear4bit, Params4bit
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -80,7 +80,8 @@ def compute_in_float32(model: Any, products: torch.dtype) -> Any:
     head = model.get_output_embeddings()
     stored = {id(model.get_input_embeddings().weight), id(head.weight)}
     for parameter in model.parameters():
-        if parameter.is_floating_point() and id(parameter) not in stored:
+        in_4_bits = isinstance(parameter, Params4bit)  # which may be stored as bfloat16
+        if parameter.is_floating_point() and id(parameter) not in stored and not in_4_bits:
             parameter.data = parameter.data.float()
     for module in model.modules():
         if isinstance(module, Linear4bit):  # else it repacks its weights in evaluation, for a
@@ -89,6 +90,18 @@ def compute_in_float32(model: Any, products: torch.dtype) -> Any:
     model.get_input_embeddings().register_forward_hook(lambda *args: args[-1].float())
     head.forward = functools.partial(float32_logits, head)
     return model
+
+
+def compute_activations_again(base: Any) -> None:
+    """Let a base keep no activations but of its layers' inputs, in training.
+
+    Raises:
+        utils.InputError: its class cannot.
+    """
+    if not base.supports_gradient_checkpointing:
+        told = f"training does not fit, and {type(base).__name__} cannot compute activations again"
+        raise utils.InputError(f"{told}; take a smaller --batch-size")
+    base.activation_checkpointing_enable()
 
 
 def float32_logits(head: Any, hidden: torch.Tensor) -> torch.Tensor:

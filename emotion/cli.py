@@ -212,9 +212,12 @@ def run_script(
         code, told = how_it_ended(error, args, command)
         if code is None:
             raise
-        if not process.is_main_process():
+        if rank := int(os.environ.get("RANK", "0")):
             time.sleep(3)  # a launcher ends all processes when the first has ended
-        parser.exit(code, f"{parser.prog}: {told}\n" if process.is_main_process() else None)
+            told = f"process {rank}: {told}"  # of which it alone knows
+        is_alone = process.process_count() > 1 and code != 130  # all are told to stop
+        says = process.is_main_process() or is_alone
+        parser.exit(code, f"{parser.prog}: {told}\n" if says else None)
     finally:
         for each in process.stop_signals() if argv is None else ():
             signal.signal(each, signal.SIG_IGN)  # all is done, and torch takes a moment to leave

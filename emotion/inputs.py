@@ -11,6 +11,7 @@ import torch
 import utils
 from emotion import encoder, process, scoring, targets
 from emotion.modeling import GRUClassifier
+from emotion.onnx_model import OnnxClassifier
 from emotion.vocabulary import check_ids, warn_of_cut
 
 Example = dict[str, list[int]]
@@ -89,7 +90,8 @@ class Inputs:
     """
 
     def __init__(self, model: Any, tokenizer: Any, precision: str) -> None:
-        self.tokenizer, self.device, self.precision = tokenizer, scoring.device(), precision
+        self.tokenizer, self.precision = tokenizer, precision
+        self.device = model.device if isinstance(model, OnnxClassifier) else scoring.device()
         takes_eights = longest_input(tokenizer, model) % 8 == 0
         self.multiple = 8 if self.device.type == "cuda" and takes_eights else None
         self.tells_lengths = isinstance(model, GRUClassifier)
@@ -214,4 +216,4 @@ def load_scorer(
     def score(rows: Sequence[utils.Row], after_batch: scoring.AfterBatch) -> np.ndarray:
         return inputs.score(model, encode(rows, tokenizer, model, True), lines, after_batch)
 
-    return score, {"device": str(model.device), "precision": inputs.precision}
+    return score, {"device": str(inputs.device), "precision": inputs.precision}

@@ -29,6 +29,11 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def wants_cpu() -> bool:
+    """Whether GPUs are to be left alone: ACCELERATE_USE_CPU, which `accelerate launch` sets."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "t", "yes", "y", "on")
+
+
 def local_process_count() -> int:
     """How many of these are on this machine, each with a GPU of its own."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -97,8 +102,9 @@ def tell(text: str) -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether what torch or Python raised says that the memory is full."""
     names = ("OutOfMemoryError", "MemoryError")
-    on_cpu = isinstance(error, RuntimeError) and "CPUAllocator" in str(error)
-    return type(error).__name__ in names or on_cpu
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    told = ("CPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return type(error).__name__ in names or any(each in said for each in told)
 
 
 def cause(error: Exception) -> str:

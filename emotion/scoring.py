@@ -15,17 +15,23 @@ TOKENS = 4096  # that a batch is filled up to where no number of lines is given
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Batch = list[int]  # indices of lines
 
-torch.backends.cudnn.allow_tf32 = False  # float32 is float32, in a GRU and in convolutions, too
+# float32 is float32: cuDNN takes TF32 as it comes, and containers may ask it of products, too
+torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def device() -> torch.device:
     """What this process computes on."""
-    if process.process_count() > 1 or "ACCELERATE_USE_CPU" in os.environ:
+    if process.process_count() > 1:
         from accelerate import PartialState
 
-        return PartialState(cpu=not torch.accelerator.is_available()).device
-    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return here or torch.device("cpu")  # a build for CUDA has an accelerator without a GPU, too
+        return PartialState(cpu=uses_cpu()).device
+    here = None if uses_cpu() else torch.accelerator.current_accelerator()
+    return here or torch.device("cpu")
+
+
+def uses_cpu() -> bool:
+    """Whether there is no GPU, or none is to be used."""
+    return process.wants_cpu() or not torch.accelerator.is_available()
 
 
 def check_devices() -> None:
@@ -34,12 +40,14 @@ def check_devices() -> None:
     Raises:
         utils.InputError: more processes were launched than there are GPUs.
     """
-    processes, gpus = process.local_process_count(), torch.cuda.device_count()
+    processes = process.local_process_count()
+    gpus = 0 if process.wants_cpu() else torch.cuda.device_count()
     if 0 < gpus < processes:
         told = f"{processes} processes were launched, and there are {gpus} GPUs here"
         raise utils.InputError(f"{told}; launch {gpus}")
     if device().type == "cpu":
-        utils.log.info("no GPU was found: this runs on the CPU")
+        found = "is to be used" if process.wants_cpu() else "was found"
+        utils.log.info("no GPU %s: this runs on the CPU", found)
     if processes < gpus:
         mend = f"to use all, start with torchrun --nproc_per_node {gpus}"
         utils.log.info("%d GPUs are here, and %d in use; %s", gpus, processes, mend)
@@ -54,7 +62,7 @@ def resolve_precision(requested: str) -> str:
     """ "auto" to the fastest type that all devices in use compute in: bf16, fp16 or fp32."""
     if requested != "auto":
         return requested
-    if torch.cuda.is_available() and "ACCELERATE_USE_CPU" not in os.environ:
+    if torch.cuda.is_available() and not process.wants_cpu():
         used = range(min(process.local_process_count(), torch.cuda.device_count()))
         majors = [torch.cuda.get_device_capability(index)[0] for index in used]
         return "bf16" if min(majors) >= 8 else "fp16"  # Ampere came with bf16

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import RNG_STATE_NAME, DistributedDataParallelKwargs, DistributedType, load
+from torch.distributed.tensor import DTensor
 from transformers import get_linear_schedule_with_warmup, set_seed
 
 import utils
@@ -41,7 +42,7 @@ def begin(run: Run, args: argparse.Namespace) -> Accelerator:
     set_seed(args.seed)
     tracker = None if args.report_to == "none" else args.report_to
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
+        cpu=scoring.uses_cpu(),
         mixed_precision="no",
         log_with=tracker,
         project_dir=run.directory,
@@ -126,6 +127,7 @@ class Training:
         optimizer = self.optimizer.optimizer  # accelerate's wrapper knows no scaler of ours
         self.scaler.unscale_(optimizer)
         norm = accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of FSDP's version 2
         if not self.scales_loss:  # else the scaler leaves such a step out
             seen = torch.where(norm.isfinite(), seen, norm)
         self.scaler.step(optimizer)

@@ -1,14 +1,17 @@
 """The two BERT scripts: inputs, models, and whole runs on the sample as a user makes them."""
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 
 import encoder_layouts
 import numpy as np
 import pytest
 import torch
-from conftest import EMOTIONS, call, make_row, write_rows
+from conftest import EMOTIONS, ROOT, call, make_row, write_rows
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -394,6 +397,10 @@ def test_precision_follows_the_hardware(monkeypatch):
 
 def test_float32_is_no_tf32_on_a_gpu():
     assert not (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    asked = os.environ | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}  # as NVIDIA's containers do
+    told = "import torch, emotion.scoring; print(torch.backends.cuda.matmul.allow_tf32)"
+    command = [sys.executable, "-c", told]
+    assert subprocess.check_output(command, cwd=ROOT, env=asked, text=True) == "False\n"
 
 
 # Whole runs

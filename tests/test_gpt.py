@@ -9,6 +9,7 @@ import math
 import os
 import re
 import signal
+import types
 
 import numpy as np
 import peft
@@ -26,6 +27,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -417,6 +419,10 @@ def test_all_but_products_in_4_bits_is_computed_in_float32(llama, architecture, 
         hidden = output[0] if isinstance(output, tuple) else output
         seen.add((type(module).__name__, hidden.dtype))
 
+    masks = set()
+    decoder.register_forward_pre_hook(
+        lambda module, args, given: masks.add(given.get("attention_mask")), with_kwargs=True
+    )
     for module in decoder.modules():
         is_layer = type(module).__name__.endswith(("DecoderLayer", "NeoXLayer", "Norm"))
         if is_layer or isinstance(module, nn.Embedding):
@@ -424,6 +430,8 @@ def test_all_but_products_in_4_bits_is_computed_in_float32(llama, architecture, 
     gradients_of(model, LABELS.float())
     scores_of(model, model.prompt.encode(ROWS))
     assert len(seen) == 3 and {dtype for _, dtype in seen} == {torch.float32}
+    masks.discard(None)  # the shared beginning has none
+    assert {mask.dtype for mask in masks} == {scoring.DTYPES[precision]}  # else layers keep copies
     in_4_bits, stored = set(), {id(model.causal.get_input_embeddings().weight)}
     stored.add(id(model.causal.get_output_embeddings().weight))
     for module in model.modules():
@@ -434,6 +442,29 @@ def test_all_but_products_in_4_bits_is_computed_in_float32(llama, architecture, 
         if id(parameter) not in in_4_bits:
             kept = torch.bfloat16 if id(parameter) in stored else torch.float32
             assert parameter.dtype == kept, name
+
+
+def test_a_base_that_came_in_4_bits_stays_what_it_is_however_it_is_stored(tmp_path):
+    logits = []
+    for stored in (torch.uint8, torch.bfloat16):
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_quant_storage=stored
+        )
+        given = {"quantization_config": quantization, "dtype": torch.bfloat16}
+        model = GPTNeoXForCausalLM.from_pretrained(MODEL, **given)
+        model.save_pretrained(tmp_path / str(stored))
+        base = causal.load_base(str(tmp_path / str(stored)), "fp32", scoring.device())
+        weight = base.gpt_neox.layers[0].mlp.dense_h_to_4h.weight
+        assert weight.dtype == stored
+        with torch.inference_mode():
+            logits.append(base(torch.arange(9, device=base.device)[None]).logits)
+    assert torch.equal(*logits)
+
+
+def test_a_base_that_cannot_compute_activations_again_is_told():
+    base = types.SimpleNamespace(supports_gradient_checkpointing=False)
+    with pytest.raises(utils.InputError, match="cannot compute activations again; take a smaller"):
+        causal.compute_activations_again(base)
 
 
 @pytest.mark.parametrize(("precision", "far"), PRECISIONS.items())

@@ -2,6 +2,7 @@
 
 import argparse
 import concurrent.futures
+import contextlib
 import errno
 import json
 import logging
@@ -317,6 +318,7 @@ def test_a_build_for_gpus_without_one_computes_on_the_cpu(monkeypatch):
     [
         (OSError(errno.ENOSPC, "No space left on device"), utils.RunError),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), RuntimeError),
+        (RuntimeError("CUDA error: out of memory"), RuntimeError),
         (OSError("/data/alloc is no model"), utils.InputError),
         (ValueError(""), utils.InputError),
         (RuntimeError("\n\n  size mismatch"), utils.InputError),
@@ -598,6 +600,22 @@ def test_the_processes_beside_the_main_one_write_and_say_nothing(capsys, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_process_beside_the_main_one_tells_what_it_alone_knows(capsys, monkeypatch, tmp_path):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    waited: list[float] = []
+    monkeypatch.setattr(cli.time, "sleep", waited.append)
+
+    def recipe(args, run):
+        raise MemoryError
+
+    with pytest.raises(SystemExit) as end:
+        cli.run_script(parser(), recipe, ["--output-dir", str(tmp_path / "out")])
+    assert end.value.code == 1 and waited == [3]  # in which a launcher would have ended it
+    told = capsys.readouterr().err
+    assert told.startswith(f"{parser().prog}: process 1: error: ") and told.count("\n") == 1
+
+
 # Devices
 
 
@@ -628,6 +646,26 @@ def test_gpus_that_are_not_used_or_differ_are_told(monkeypatch, caplog):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     [note] = notes(caplog)
     assert "the GPUs differ (RTX 3090, RTX 4090)" in note
+
+
+@pytest.mark.parametrize(("told", "device"), [("True", "cpu"), ("False", "cuda")])
+def test_gpus_are_left_alone_where_accelerate_says_so(told, device, monkeypatch, caplog):
+    """`accelerate launch` says one or the other, whatever it is asked for."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", told)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "H100")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert scoring.device().type == device
+    assert scoring.resolve_precision("auto") == ("bf16" if device == "cuda" else "fp32")
+    on_cpu = ["no GPU is to be used: this runs on the CPU"]
+    assert notes(caplog) == (on_cpu if device == "cpu" else [])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # on one GPU
+    with contextlib.nullcontext() if device == "cpu" else pytest.raises(utils.InputError):
+        scoring.check_devices()
 
 
 def test_a_cpu_is_told_and_a_gpu_that_is_not_of_cuda_has_no_notes(monkeypatch, caplog):
