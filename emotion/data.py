@@ -99,8 +99,9 @@ def read_to_train(args: argparse.Namespace, run: Run) -> Corpora | None:
         rows |= split_fold(pooled, labels, folds, fold)
     warn_of_repeats(rows)
     gold = {split: utils.encode_labels(rows[split], labels) for split in labelled}
-    for split in ("train", "dev"):
-        warn_of_unseen(split, labels, gold[split])
+    in_train, in_dev = (gold[split].sum(axis=0) > 0 for split in ("train", "dev"))
+    warn_of_unseen("train", labels, ~in_train)
+    warn_of_unseen("dev", labels, in_train & ~in_dev)
     return Corpora(rows, list(labels), gold)
 
 
@@ -170,10 +171,11 @@ def warn_of_repeats(corpora: Rows) -> None:
             )
 
 
-def warn_of_unseen(split: str, labels: Sequence[str], gold: np.ndarray) -> None:
-    """Warn of the labels that no line of a split has; `gold` is [lines, labels]."""
-    if unseen := [label for label, lines in zip(labels, gold.T, strict=True) if not lines.any()]:
-        utils.log.warning("warning: no line of %s is labelled %s", split, ", ".join(unseen))
+def warn_of_unseen(split: str, labels: Sequence[str], unseen: np.ndarray) -> None:
+    """Warn of the labels that no line of a split has, where `unseen` says so."""
+    if unseen.any():
+        named = ", ".join(itertools.compress(labels, unseen))
+        utils.log.warning("warning: no line of %s is labelled %s", split, named)
 
 
 def windows(path: Path | str) -> Iterator[list[utils.Row]]:
