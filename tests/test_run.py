@@ -261,8 +261,8 @@ def test_what_is_refused_late_in_a_prediction_leaves_nothing(small, tmp_path, mo
     def refuse(*_):
         raise utils.InputError("test.jsonl: line 5: something; mend it")
 
-    monkeypatch.setattr(scoring, "score", refuse)
     best, good = small.undisturbed("bert_plain.py") / "best", small.corpus()[3]
+    monkeypatch.setattr(scoring, "score", refuse)
     files = ["--dev-file", good, "--output-dir", tmp_path / "out"]
     assert_refused(call("bert_plain.py", "--model-ckpt-path", best, *files), "mend it")
     assert not (tmp_path / "out").exists()
