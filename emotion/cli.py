@@ -212,7 +212,7 @@ def run_script(
         code, told = how_it_ended(error, args, command)
         if code is None:
             raise
-        if rank := int(os.environ.get("RANK", "0")):
+        if rank := process.rank():
             time.sleep(3)  # a launcher ends all processes when the first has ended
             told = f"process {rank}: {told}"  # of which it alone knows
         is_alone = process.process_count() > 1 and code != 130  # all are told to stop

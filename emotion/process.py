@@ -39,9 +39,14 @@ def local_process_count() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """Which of these this process is, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_main_process() -> bool:
     """Whether this process writes the files of a run: the only one, or the first launched."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank() == 0
 
 
 def stop_signals() -> list[signal.Signals]:

@@ -1,6 +1,5 @@
 """Scoring lines, whatever the model: device, precision, batches, processes that share them out."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -108,7 +107,7 @@ def score(
     Args:
         score_batch: from indices of lines to their scores [lines, labels].
     """
-    rank, processes = int(os.environ.get("RANK", "0")), process.process_count()
+    rank, processes = process.rank(), process.process_count()
     scored: dict[int, list[float]] = {}
     for start in range(0, len(batches), processes):
         batch = batches[(start + rank) % len(batches)]
@@ -122,9 +121,8 @@ def score(
     scores = np.array([scored[index] for index in range(len(scored))], dtype=np.float64)
     if not np.isfinite(scores).all():
         raise utils.RunError("the scores are not finite; take --precision fp32 or bf16")
-    return scores.round(
-        6
-    )  # as they are written, so that a decision on the file is the decision here
+    # As they are written, so that a decision on the file is the decision here.
+    return scores.round(6)
 
 
 def to_device(batch: dict[str, Any], where: torch.device) -> dict[str, Any]:
