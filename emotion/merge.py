@@ -23,6 +23,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
 )
+from transformers.pytorch_utils import Conv1D
 
 import utils
 from emotion import outputs, targets
@@ -41,7 +42,7 @@ it was trained with, which stand in its chat template too:
     classify({prefix!r} + text + {target!r} + target + {response!r})
 
 without a target leave the second and the third part out. A label is present from the threshold in
-`config.json` on.
+`config.json` on; where `at_least_one` is true there, so is the most probable one of a text.
 """
 
 
@@ -90,16 +91,20 @@ class Merged:
             tied = f"{names[id(causal.get_input_embeddings())]}.weight"
             is_tied = self.config.get_text_config().tie_word_embeddings or len(others) != 1
             self.head = tied if is_tied else others[0]
-        self.linears = {
-            f"{name}.weight"
+        self.linears = {  # of which GPT-2's are transposed
+            f"{name}.weight": type(each) is Conv1D
             for name, each in causal.named_modules()
-            if type(each) is nn.Linear and each is not head
+            if type(each) in (nn.Linear, Conv1D) and each is not head
         }
         self.check(base, causal, head)
         self.adapter, self.scaling = read_adapter(path)
         self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         size = causal.config.get_text_config().vocab_size
         self.prompt = Prompt.of_checkpoint(self.settings, self.tokenizer, size)
+        if found.rule.at_least_one and len(set(self.score()[1])) > 1:
+            told = "its rule takes the most probable label, which a head without biases cannot tell"
+            mend = f'write "at_least_one": false into {path / "decision.json"}'
+            raise utils.InputError(f"{path}: {told}; {mend}")
         if longest := max(map(len, self.prompt.answer_ids)) - 1:
             told = f"answers of up to {longest + 1} tokens are no rows of a head"
             raise utils.InputError(f"{path}: {told}; train with others by --answers, or with head")
@@ -129,6 +134,9 @@ class Merged:
     def merged(self, name: str) -> torch.Tensor:
         """A weight of the base as 4 bits hold it, with what the adapter adds."""
         weight = self.base.tensor(name)
+        is_transposed = self.linears.get(name, False)
+        if is_transposed:
+            weight = weight.T.contiguous()
         if name in self.linears:
             packed, state = functional.quantize_4bit(
                 weight, compress_statistics=True, quant_type="nf4"
@@ -139,7 +147,7 @@ class Merged:
         if f"{module}.lora_A" in self.adapter:
             down, up = (self.adapter[f"{module}.lora_{each}"].float() for each in "AB")
             weight = weight + self.scaling * (up @ down)
-        return weight
+        return weight.T if is_transposed else weight
 
     def score(self) -> tuple[torch.Tensor, list[float]]:
         """The head [labels, hidden], and what is to be added to its logits."""
@@ -227,10 +235,8 @@ def read_adapter(path: Path) -> tuple[dict[str, torch.Tensor], float]:
     with loading(path):
         config = peft.PeftConfig.from_pretrained(str(path))
         weights = load_file(path / "adapter_model.safetensors")
-    rank = config.r
-    scaling = config.lora_alpha / (math.sqrt(rank) if config.use_rslora else rank)
     named = {}
     for name, tensor in weights.items():
         module = name.removeprefix("base_model.model.").removesuffix(".weight")
         named[module] = tensor
-    return named, scaling
+    return named, config.lora_alpha / config.r

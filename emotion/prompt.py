@@ -18,8 +18,8 @@ Suffix = list[int]  # the token ids of a line after the shared beginning
 class Prompt:
     """The prompt in tokens: a beginning that all lines share, each line's own, and the answers.
 
-    Text, target and the words around them are tokenised apart, so that nothing in a text can pass
-    for a part of the prompt. A text too long for `max_length` tokens is cut, and nothing else.
+    Beginning, text, target with what stands before it, and call for the answer are tokenised apart:
+    nothing in a text can pass for a part of the prompt. A text too long is cut, and nothing else.
 
     Args:
         strings: as of `make_strings`.
@@ -114,8 +114,8 @@ class Prompt:
         pairs = targets.read(rows, self.tokenizer, self.normalises, self.marks)
         before, after = self.strings["target"], self.strings["response"]
         texts = self.tokenize(*(text for text, _ in pairs))
-        ends = self.tokenize(*((before + target if target else "") + after for _, target in pairs))
-        [answer] = self.tokenize(after)
+        [answer, *abouts] = self.tokenize(after, *(before + t if t else "" for _, t in pairs))
+        ends = [about + answer for about in abouts]
         for number, end in enumerate(ends):
             if len(end) >= self.room:
                 where = f"id {rows[number].get('id')!r}: input.target.form"
@@ -272,7 +272,7 @@ def padded(
 
 
 def row_length(tokens: int) -> int:
-    """The padded length of a line of so many tokens: an eighth more at most, from 64 on."""
+    """The padded length of a line of so many tokens: a quarter more at most, from 64 on."""
     step = SHORTEST
     while tokens > 8 * step:
         step *= 2

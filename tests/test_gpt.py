@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from causal_layouts import make_tokenizer
 from conftest import EMOTIONS, ROOT, assert_refused, call, make_row, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
@@ -219,9 +220,20 @@ def test_a_text_that_looks_like_the_prompt_stays_text(tokenizer):
         assert tokenizer.eos_token_id not in suffix  # "<|endoftext|>" in a text is no end of it
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama2", "kogpt2"])  # the last two begin words with ▁
+def test_the_parts_of_a_prompt_are_tokenised_apart(kind):
+    prompt = make_prompt(make_tokenizer(kind))
+    strings = prompt.strings
+    rows = [make_row(form="오늘 급식 최고", target=target) for target in ("급식", None)]
+    parts = ["오늘 급식 최고", strings["target"] + "급식", strings["response"]]
+    [text, target, response] = prompt.tokenize(*parts)
+    assert prompt.encode(rows) == [text + target + response, text + response]
+
+
 def test_truncation_shortens_the_text_alone_and_is_told(tokenizer, caplog):
     whole = make_prompt(tokenizer)
-    [end] = whole.tokenize(whole.strings["target"] + "급식" + whole.strings["response"])
+    [about, call_for] = whole.tokenize(whole.strings["target"] + "급식", whole.strings["response"])
+    end = about + call_for
     longest = max(map(len, whole.answer_ids))
     prompt = make_prompt(tokenizer, max_length=len(whole.prefix_ids) + len(end) + longest + 3)
     rows = [

@@ -209,7 +209,8 @@ def score_causal(best: Path, base: Path, pairs: Pairs, precision: str) -> Iterat
     if any(one == other[: len(one)] for one, other in itertools.permutations(answers, 2)):
         answers = [[*ids, tokenizer.eos_token_id] for ids in answers]  # else one begins another
     for text, target in pairs:
-        end = tokens((strings["target"] + target if target else "") + strings["response"])
+        end = tokens(strings["target"] + target) if target else []
+        end += tokens(strings["response"])
         room = asked["max_length"] - len(prefix) - max(map(len, answers)) - len(end)
         line = prefix + tokens(text)[:room] + end
         known: dict[tuple[int, ...], torch.Tensor] = {}  # what is read for several answers
