@@ -109,7 +109,7 @@ class AnswerTask:
             self.lengths = list(map(self.model.length, self.suffixes["train"]))
             self.plan_memory(self.lengths, self.model.layout())
         if self.plan.again:
-            causal.compute_activations_again(base)
+            base.activation_checkpointing_enable()
         rates = self.args.lr, self.args.head_lr
         self.parameters = task.parameter_groups(self.model, self.model.new_weights, *rates)
         causal.checkpoint_adapters_alone(self.accelerator)

@@ -211,7 +211,8 @@ class AnswerModel(nn.Module):
             more = sum(map(self.tokens, suffixes)) / sum(map(self.prompt.length, suffixes))
             told = f"the fast way {why}; each line is read in a row of its own, which is right and "
             told += f"takes {more:.1f} times the tokens"
-        self.is_fast = all(gather_object([self.is_fast]))  # processes have to take the same steps
+        if process.process_count() > 1:  # which have to take the same steps
+            self.is_fast = all(gather_object([self.is_fast]))
         self.set_precision(precision)
         self.train(was_training)
         return f"{type(self.causal).__name__}: {told}"

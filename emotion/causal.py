@@ -92,18 +92,6 @@ def compute_in_float32(model: Any, products: torch.dtype) -> Any:
     return model
 
 
-def compute_activations_again(base: Any) -> None:
-    """Let a base keep no activations but of its layers' inputs, in training.
-
-    Raises:
-        utils.InputError: its class cannot.
-    """
-    if not base.supports_gradient_checkpointing:
-        told = f"training does not fit, and {type(base).__name__} cannot compute activations again"
-        raise utils.InputError(f"{told}; take a smaller --batch-size")
-    base.activation_checkpointing_enable()
-
-
 def float32_logits(head: Any, hidden: torch.Tensor) -> torch.Tensor:
     """What a head makes of hidden states, in float32 whatever it is stored in."""
     bias = None if getattr(head, "bias", None) is None else head.bias.float()

@@ -271,6 +271,8 @@ def how_it_ended(
         where = error.filename2 or error.filename or "a file or standard output"
         then = what_goes_on(args, command) if command else "start again"
         return 1, f"error: {where}: {error.strerror}; mend that; {then}"
+    if process.is_lost_peer(error):
+        return 1, f"error: another process ended, see what it told; {what_goes_on(args, command)}"
     told = str(error).strip().partition("\n")[0]
     flags = {"train_batch_size": "--train-batch-size", "batch_size": "--batch-size"}
     flag = next((flag for name, flag in flags.items() if name in args), None)

@@ -91,9 +91,10 @@ def load_to_train(path: Path | str, labels: Sequence[str], head: str) -> tuple[A
             encoder = from_pretrained(AutoModel, path, config, whole=False)[0]
     if by_itself and is_checkpoint:
         model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-        model.base_model.load_state_dict(encoder.state_dict(), strict=False)
-        if reads_first_token(model, tokenizer):
-            return tokenizer, model, outside(model, f"{model.base_model_prefix}.")
+        prefix = f"{model.base_model_prefix}."
+        lost = model.base_model.load_state_dict(encoder.state_dict(), strict=False).missing_keys
+        if reads_first_token(model, tokenizer):  # what is lost is a pooler
+            return tokenizer, model, outside(model, prefix) | {f"{prefix}{each}" for each in lost}
     model = HEADS[head](config)
     if hasattr(encoder, "pooler"):
         encoder.pooler = nn.Identity()

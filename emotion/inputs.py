@@ -91,7 +91,8 @@ class Inputs:
 
     def __init__(self, model: Any, tokenizer: Any, precision: str) -> None:
         self.tokenizer, self.precision = tokenizer, precision
-        self.device = model.device if isinstance(model, OnnxClassifier) else scoring.device()
+        here = scoring.device()  # asked first: processes know each other from then on
+        self.device = model.device if isinstance(model, OnnxClassifier) else here
         takes_eights = longest_input(tokenizer, model) % 8 == 0
         self.multiple = 8 if self.device.type == "cuda" and takes_eights else None
         self.tells_lengths = isinstance(model, GRUClassifier)

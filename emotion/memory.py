@@ -69,6 +69,7 @@ class Estimate(NamedTuple):
             to what comes and goes.
         scoring: from the tokens of a batch to what scoring it takes.
         vocabulary: how many tokens the model has, no bytes.
+        computes_again: whether its class can compute activations again.
     """
 
     held: Bytes
@@ -76,6 +77,7 @@ class Estimate(NamedTuple):
     training: Callable[[Batch, bool], Bytes]
     scoring: Callable[[int], float]
     vocabulary: int
+    computes_again: bool
 
 
 def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estimate:
@@ -136,8 +138,8 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
     def scoring_takes(tokens: int) -> float:
         return unpacked + tokens * (8 * widest + 16 * hidden)
 
-    of_head = {COPIED: 4 * head.weight.numel()}
-    return Estimate(held, of_head, training, scoring_takes, text.vocab_size)
+    of_head, again = {COPIED: 4 * head.weight.numel()}, model.supports_gradient_checkpointing
+    return Estimate(held, of_head, training, scoring_takes, text.vocab_size, again)
 
 
 def adapt(model: Any, lora: Any) -> Any:

@@ -79,7 +79,7 @@ def make(
     def largest(room: float, again: bool) -> int:
         return max((size for size in SIZES if needed(size, again) <= room), default=0)
 
-    again = needed(at_once, False) > free
+    again = need.computes_again and needed(at_once, False) > free
     batch, total = largest_of(at_once), needed(at_once, again)
     rows = holds | need.training(batch, again) | {"in all": total, f"free on {device}": free}
     lines = [f"MiB that training needs, batches of up to {batch.tokens} tokens ({at_once} lines):"]
@@ -87,12 +87,13 @@ def make(
     lines.append("activations are " + ("computed again to save memory" if again else "kept"))
     for card in (24, 16, 12):
         room = (card - CUDA_RESERVE) * 2**30
-        sizes = largest(room, False), largest(room, True)
-        told = "--batch-size up to {}, up to {} with activations computed again".format(*sizes)
-        lines.append(f"a GPU of {card} GB: {told if sizes[1] else 'too small'}")
+        kept, fits = largest(room, False), largest(room, need.computes_again)
+        told = f"--batch-size up to {kept}"
+        told += f", up to {fits} with activations computed again" * need.computes_again
+        lines.append(f"a GPU of {card} GB: {told if fits else 'too small'}")
     advice = None
     if total > free:
-        size = largest(free, True)
+        size = largest(free, need.computes_again)
         other = "" if args.resume else "a smaller --model or "
         mend = f"take --batch-size {size}" if size else f"take {other}a larger device"
         has = f"{device} has {free / 2**30:.2f} free"

@@ -116,6 +116,8 @@ class Merged:
         told = ""
         if not self.kind:
             told = f"transformers has no class for sequences of {self.config.model_type}"
+        elif getattr(self.config, "quantization_config", None):
+            told = "its weights are quantised"
         elif lost := sorted(self.wanted - self.base.files.keys()):
             told = f"its files have no {lost[0]}"
         elif asks and getattr(head, "bias", None) is not None:

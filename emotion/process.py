@@ -30,8 +30,16 @@ def process_count() -> int:
 
 
 def wants_cpu() -> bool:
-    """Whether GPUs are to be left alone: ACCELERATE_USE_CPU, which `accelerate launch` sets."""
-    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "t", "yes", "y", "on")
+    """Whether GPUs are to be left alone: ACCELERATE_USE_CPU, which `accelerate launch` sets.
+
+    Raises:
+        utils.InputError: it is neither true nor false, in accelerate's words for these.
+    """
+    given = os.environ.get("ACCELERATE_USE_CPU", "false").lower()
+    if given not in ("0", "false", "f", "no", "n", "off", "1", "true", "t", "yes", "y", "on"):
+        told = "is neither true nor false; give one of these, or leave it out"
+        raise utils.InputError(f"ACCELERATE_USE_CPU={given}: {told}")
+    return given in ("1", "true", "t", "yes", "y", "on")
 
 
 def local_process_count() -> int:
@@ -107,9 +115,14 @@ def tell(text: str) -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether what torch or Python raised says that the memory is full."""
     names = ("OutOfMemoryError", "MemoryError")
-    said = str(error) if isinstance(error, RuntimeError) else ""
-    told = ("CPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    said = str(error).lower() if isinstance(error, RuntimeError) else ""
+    told = ("cpuallocator", "allocate memory", "out of memory", "cublas_status_alloc_failed")
     return type(error).__name__ in names or any(each in said for each in told)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether torch says that another process, which this one waits for, is gone."""
+    return type(error).__name__ == "DistBackendError" or "closed by peer" in str(error)
 
 
 def cause(error: Exception) -> str:

@@ -178,7 +178,7 @@ class Run:
         return complete
 
     def note(self, **facts: Any) -> None:
-        """Put facts into run.json.
+        """Put facts into run.json, of a run that is resumed on another kind of device a warning.
 
         Raises:
             utils.InputError: the run that is resumed computed in another precision.
@@ -187,6 +187,10 @@ class Run:
         if was and now and was != now:
             told = f"the run computes in {was}, and --precision {self.args.precision} is {now} here"
             raise utils.InputError(f"--resume: {told}; give --precision {was}")
+        was, now = (each.get("device", "").partition(":")[0] for each in (self.record, facts))
+        if was and now and was != now:
+            told = f"the run was begun on {was}, and goes on on {now}"
+            utils.log.warning("warning: %s; its dropout is another from here", told)
         self.record |= facts
         if not self.writes_nothing:
             outputs.write_json(self.directory / "run.json", self.record)

@@ -14,8 +14,18 @@ TOKENS = 4096  # that a batch is filled up to where no number of lines is given
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Batch = list[int]  # indices of lines
 
-# float32 is float32: cuDNN takes TF32 as it comes, and containers may ask it of products, too
-torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+def turn_tf32_off() -> None:
+    """Compute float32 in float32: cuDNN takes TF32 as it comes, and others may have asked for it.
+
+    The older setting is told too, which torch else refuses to read after the newer one was given.
+    """
+    torch.backends.cudnn.fp32_precision = "ieee"
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+
+
+turn_tf32_off()
 
 
 def device() -> torch.device:

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-import utils
 from emotion import outputs
 from emotion.run import STATE_FILE
 from emotion.scoring import AfterBatch, Batch, batches_by_length
@@ -118,9 +117,6 @@ def check_random_states(saved: dict[str, Any]) -> None:
     pairs = [(torch.get_rng_state(), saved["torch_manual_seed"]), *zip(now, was, strict=False)]
     if not all(torch.equal(*pair) for pair in pairs):
         raise ValueError("the random states are not restored")
-    if bool(was) != bool(now):
-        told = "with a GPU, and goes on without" if was else "without a GPU, and goes on with one"
-        utils.log.warning("warning: the run was begun %s; its dropout is another from here", told)
 
 
 def in_parts(batch: Batch, lines: int, lengths: Sequence[int] | None) -> list[Batch]:

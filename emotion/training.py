@@ -49,6 +49,7 @@ def begin(run: Run, args: argparse.Namespace) -> Accelerator:
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    scoring.turn_tf32_off()  # which it turns on for torch.compile
     if tracker and not accelerator.log_with:
         mend = f"pip install {tracker}, or leave --report-to out"
         raise utils.InputError(f"--report-to {tracker}: is not installed; {mend}")

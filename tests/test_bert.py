@@ -98,6 +98,20 @@ def test_every_parameter_is_trained_and_new_weights_are_the_head(loaded):
     assert new_weights == names
 
 
+def test_a_pooler_that_a_checkpoint_has_not_is_a_new_weight(tmp_path):
+    encoder_layouts.build("kobert", tmp_path / "model")
+    tokenizer, model, _ = encoder.load_to_train(tmp_path / "model", EMOTIONS, "mean")
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "mean")
+    _, _, new_weights = encoder.load_to_train(tmp_path / "mean", EMOTIONS, "cls")
+    names = {
+        f"{name}.{each}"
+        for name in ("bert.pooler.dense", "classifier")
+        for each in ("weight", "bias")
+    }
+    assert new_weights == names
+
+
 def test_a_saved_model_loads_with_the_same_logits(loaded, tmp_path):
     tokenizer, model, _ = loaded
     model.save_pretrained(tmp_path)
@@ -398,9 +412,22 @@ def test_precision_follows_the_hardware(monkeypatch):
 def test_float32_is_no_tf32_on_a_gpu():
     assert not (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
     asked = os.environ | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}  # as NVIDIA's containers do
-    told = "import torch, emotion.scoring; print(torch.backends.cuda.matmul.allow_tf32)"
-    command = [sys.executable, "-c", told]
-    assert subprocess.check_output(command, cwd=ROOT, env=asked, text=True) == "False\n"
+    told = """
+import torch
+for ask in (
+    "torch.set_float32_matmul_precision('high')",
+    "torch.backends.fp32_precision = 'tf32'",
+    "torch.backends.cuda.matmul.allow_tf32 = True",
+    "torch.backends.cudnn.fp32_precision = 'tf32'",
+):
+    exec(ask)
+    import emotion.scoring
+    emotion.scoring.turn_tf32_off()
+    print(torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    print(torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.rnn.fp32_precision)
+"""
+    found = subprocess.check_output([sys.executable, "-c", told], cwd=ROOT, env=asked, text=True)
+    assert found == "highest False\nFalse ieee\n" * 4
 
 
 # Whole runs

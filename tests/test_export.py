@@ -85,6 +85,17 @@ def test_an_export_that_is_stopped_leaves_nothing(small, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_base_that_is_quantised_is_not_merged(small, tmp_path):
+    causal_layouts.build("llama-4-bit", tmp_path / "model")
+    arguments = small.arguments("gpt_train.py")
+    arguments[1] = tmp_path / "model"
+    flags = ["--objective", "head", "--epochs", 1, "--output-dir", tmp_path / "run"]
+    trained = call("gpt_train.py", *arguments, *flags)
+    assert trained.returncode == 0, trained.stderr
+    outcome = call("export.py", tmp_path / "run", tmp_path / "out")
+    assert_refused(outcome, "its weights are quantised; it cannot be merged")
+
+
 @pytest.mark.parametrize("objective", ["answer", "multilabel", "head"])
 @pytest.mark.parametrize("layout", ["sample", "kanana", "qwen3", "gpt2"])
 def test_an_adapter_becomes_an_ordinary_classifier(layout, objective, small, tmp_path):

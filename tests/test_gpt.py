@@ -9,7 +9,6 @@ import math
 import os
 import re
 import signal
-import types
 
 import numpy as np
 import peft
@@ -473,12 +472,6 @@ def test_a_base_that_came_in_4_bits_stays_what_it_is_however_it_is_stored(tmp_pa
     assert torch.equal(*logits)
 
 
-def test_a_base_that_cannot_compute_activations_again_is_told():
-    base = types.SimpleNamespace(supports_gradient_checkpointing=False)
-    with pytest.raises(utils.InputError, match="cannot compute activations again; take a smaller"):
-        causal.compute_activations_again(base)
-
-
 @pytest.mark.parametrize(("precision", "far"), PRECISIONS.items())
 @pytest.mark.parametrize("architecture", ["gpt_neox", "llama"])
 def test_scores_do_not_depend_on_the_batch_nor_on_who_asks(
@@ -773,6 +766,10 @@ def test_a_plan_says_what_fits(leave_free):
         fits = held + need.scoring(found.tokens_to_score) <= free
         assert fits or found.tokens_to_score == 256
         assert found.tokens_to_score <= scoring.TOKENS
+    cannot = need._replace(computes_again=False)
+    found_again = memory_plan.make(cannot, kept - 1, lengths, layout, arguments_of(64))
+    assert not found_again.again and found_again.advice.endswith("; take --batch-size 32")
+    assert "computed again" not in found_again.table
     resumed = memory_plan.make(need, held, lengths, layout, arguments_of(64, resume=True))
     assert resumed.advice.endswith("; take a larger device")  # its model stays
     resumed = memory_plan.make(need, kept, lengths, layout, arguments_of(64, resume=True))

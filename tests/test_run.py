@@ -224,6 +224,20 @@ def test_resume_refuses_another_run(change, told, small, tmp_path):
     assert_same_end(output, small.undisturbed("bert_plain.py"))
 
 
+def test_a_run_goes_on_elsewhere_with_other_random_numbers_and_says_so(small, tmp_path):
+    output, here = tmp_path / "out", scoring.device().type
+    other = "cpu" if here == "cuda" else "cuda"
+    shutil.copytree(small.undisturbed("bert_plain.py"), output)
+    run = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    del run["seconds"]
+    outputs.write_json(output / "run.json", run | {"device": f"{other}:0"})
+    arguments = [*small.arguments("bert_plain.py"), "--output-dir", output, "--resume"]
+    outcome = call("bert_plain.py", *arguments)
+    assert outcome.returncode == 0, outcome.stderr
+    told = f"the run was begun on {other}, and goes on on {here}; its dropout is another from here"
+    assert outcome.stdout.count(told) == 1
+
+
 def test_every_process_knows_that_a_run_is_complete(small, monkeypatch):
     args = argparse.Namespace(output_dir=small.undisturbed("bert_plain.py"), resume=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -319,6 +333,7 @@ def test_a_build_for_gpus_without_one_computes_on_the_cpu(monkeypatch):
         (OSError(errno.ENOSPC, "No space left on device"), utils.RunError),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), RuntimeError),
         (RuntimeError("CUDA error: out of memory"), RuntimeError),
+        (RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)"), RuntimeError),
         (OSError("/data/alloc is no model"), utils.InputError),
         (ValueError(""), utils.InputError),
         (RuntimeError("\n\n  size mismatch"), utils.InputError),
@@ -528,6 +543,10 @@ def parser():
             RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate"),
             *(1, "error: the memory is full ("),
         ),
+        (
+            RuntimeError("[/pair.cc:544] Connection closed by peer [127.0.0.1]:1"),
+            *(1, "error: another process ended, see what it told; there is no checkpoint yet; "),
+        ),
         (utils.RunError("step 3: it went wrong"), 1, "error: step 3: it went wrong"),
         (utils.InputError("--lr: is odd"), 2, "error: --lr: is odd"),
         (OSError(28, "is full", "f"), 1, "f: is full; mend that; there is no checkpoint yet; "),
@@ -666,6 +685,13 @@ def test_gpus_are_left_alone_where_accelerate_says_so(told, device, monkeypatch,
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # on one GPU
     with contextlib.nullcontext() if device == "cpu" else pytest.raises(utils.InputError):
         scoring.check_devices()
+
+
+def test_a_wish_for_the_cpu_that_says_neither_is_refused(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "")
+    outcome = call("bert_plain.py", *small.arguments("bert_plain.py"), "--output-dir", tmp_path)
+    assert_refused(outcome, "ACCELERATE_USE_CPU=: is neither true nor false")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cpu_is_told_and_a_gpu_that_is_not_of_cuda_has_no_notes(monkeypatch, caplog):

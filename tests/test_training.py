@@ -326,21 +326,6 @@ def test_a_damaged_checkpoint_is_refused(file, content, told, trained, tmp_path)
         trained(Toy(), resume=True)
 
 
-@pytest.mark.parametrize("where", ["with", "without"])
-def test_a_run_goes_on_elsewhere_with_other_random_numbers_and_says_so(
-    where, trained, tmp_path, monkeypatch, caplog
-):
-    gpu = torch.ones(16, dtype=torch.uint8)
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [])
-    trained(Toy(), save_steps=2)
-    path = last_whole_checkpoint(tmp_path) / "random_states_0.pkl"
-    states = load(path)
-    torch.save(states | ({"torch_cuda_manual_seed": [gpu]} if where == "with" else {}), path)
-    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [gpu] * (where == "without"))
-    trained(Toy(), resume=True)
-    assert f"the run was begun {where} a GPU, and goes on with" in caplog.text
-
-
 def test_the_random_state_of_a_gpu_is_looked_at(trained, tmp_path, monkeypatch):
     trained(Toy(), save_steps=2)
     path, zeros = last_whole_checkpoint(tmp_path) / "random_states_0.pkl", torch.zeros(16)
