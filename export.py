@@ -37,11 +37,11 @@ def argument_parser() -> cli.ArgumentParser:
     return parser
 
 
-def lines_of(path: Path, given: Path | None) -> list[utils.Row]:
-    """The lines to compare on, of a checkpoint."""
+def lines_of(path: Path, given: Path | None) -> Path:
+    """The file of the lines to compare on, of a checkpoint."""
     noted = (outputs.read_json(path.parent / "run.json") or {}).get("data", {}).get("dev", {})
     found = Path(noted["file"]) if noted and Path(noted["file"]).is_file() else None
-    return utils.read_corpus(given or found or utils.SAMPLE / "dev.jsonl")
+    return given or found or utils.SAMPLE / "dev.jsonl"
 
 
 def export(args: argparse.Namespace) -> None:
@@ -53,6 +53,7 @@ def export(args: argparse.Namespace) -> None:
         made.mkdir()
         write = merge_adapter if (path / "prompt.json").exists() else export_encoder
         told = write(args, path, made)
+        outputs.make_readable(made)
         made.rename(args.output)
     process.tell(told)
 
@@ -60,7 +61,8 @@ def export(args: argparse.Namespace) -> None:
 def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> str:
     """Write an adapter and its base as one classifier; returns what to tell of it."""
     found, base = checkpoint.check_adapter(path, "auto")
-    rows = lines_of(path, args.lines)
+    file = lines_of(path, args.lines)
+    rows = utils.read_corpus(file)
 
     from emotion import merge, scoring
 
@@ -68,13 +70,15 @@ def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> str:
     merged.write(made, scoring.DTYPES[args.dtype])
     alike = merged.tokenized_alike(rows)
     told = f"{merged.kind.__name__} in {args.dtype}; README.md in it says how it is asked\n"
-    return f"{told}{alike} of {len(rows)} lines give as one text the tokens they give in parts"
+    told += f"{alike} of {len(rows)} lines give as one text the tokens they give in parts"
+    return f"{told} ({file})"
 
 
 def export_encoder(args: argparse.Namespace, path: Path, made: Path) -> str:
     """Write an encoder as ONNX, and compare; returns what to tell of it."""
     found = checkpoint.check_encoder(path, ("Classification", "Classifier"), "auto")
-    rows = lines_of(path, args.lines)
+    file = lines_of(path, args.lines)
+    rows = utils.read_corpus(file)
 
     from emotion import encoder, inputs, onnx_model
 
@@ -89,7 +93,7 @@ def export_encoder(args: argparse.Namespace, path: Path, made: Path) -> str:
         onnx_model.copy_beside(path, made / kind)
         tokenizer.save_pretrained(made / kind)
     onnx_model.write(model, {name: each.cpu() for name, each in batch.items()}, made)
-    return compare(path, made, rows, found)
+    return f"{compare(path, made, rows, found)}\n  lines: {file}"
 
 
 def compare(path: Path, made: Path, rows: list[utils.Row], found: checkpoint.Checkpoint) -> str:

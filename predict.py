@@ -70,6 +70,9 @@ def load(
     Raises:
         utils.InputError: it is no checkpoint, or cannot be loaded.
     """
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        told = f"batch_size: is {batch_size!r}; give a whole number from 1 on, or None"
+        raise utils.InputError(told)
     process.quiet_libraries()
     from emotion import classifier
 
@@ -81,6 +84,12 @@ def load(
         if isinstance(texts, str) or isinstance(targets, str):
             raise utils.InputError("texts and targets are lists; give [text], and targets=[target]")
         targets = [None] * len(texts) if targets is None else targets
+        if len(texts) != len(targets):
+            told = f"texts are {len(texts)}, and targets {len(targets)}; give one for each, or None"
+            raise utils.InputError(told)
+        for each, kinds in ((texts, str), (targets, str | dict | None)):
+            if odd := [one for one in each if not isinstance(one, kinds)]:
+                raise utils.InputError(f"{odd[0]!r} is no text, and no target; give strings")
         about = [{"form": each} if isinstance(each, str) else each for each in targets]
         rows: list[utils.Row] = [
             {"id": str(number), "input": {"form": text, "target": target}}

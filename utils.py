@@ -142,8 +142,9 @@ def has_labels(row: Row) -> bool:
 
 def _check_labels(row: Row, labels: Sequence[str] | None, refuse: Callable) -> tuple[str, ...]:
     output: dict[str, Any] = row["output"] if has_labels(row) else {}
-    if not output:
-        refuse("output: has no labels", 'write {"joy": "True", ...} on every line')
+    if not output or "" in map(str.strip, output):
+        what = "has a label without a name" if output else "has no labels"
+        refuse(f"output: {what}", 'write {"joy": "True", ...} on every line')
     if name := next((name for name in output if name not in (labels or output)), None):
         refuse(f"output: {name!r} is no label of this corpus", f"use {', '.join(labels or ())}")
     for name in labels or output:
@@ -261,8 +262,7 @@ def tune_threshold(labels: np.ndarray, probabilities: np.ndarray, average: str =
         average: of F1, "micro" or "macro".
 
     Returns:
-        The threshold, midway between the two probabilities that it parts; 0.5 where there is no
-        positive label.
+        The threshold, midway between the two probabilities that it parts; 0.5 without positives.
     """
     if not labels.sum():
         return 0.5

@@ -71,7 +71,8 @@ GOEMOTIONS_LABELS = (
 )  # as each of its publishers calls it
 MAMS_FILES = {"train": "train.xml", "dev": "val.xml", "test": "test.xml"}
 POLARITIES = ("positive", "negative", "neutral")
-YES, NO = {"1", "true", "yes", "y", "o"}, {"0", "false", "no", "n", "x", ""}  # in a table
+YES = {"1", "1.0", "true", "yes", "y", "o"}  # in a table
+NO = {"0", "0.0", "false", "no", "n", "x", ""}
 
 
 def read_tsv(path, columns, numbers, quoting):
@@ -291,6 +292,9 @@ def convert_table(args):
     if args.like:
         labels = dict.fromkeys(utils.labels_of(utils.read_corpus(args.like, labelled=True)))
     for number, cells in table:
+        if not cells[args.text].strip():
+            told = f"line {number}: {args.text}: is blank; write a text, or delete the line"
+            raise utils.InputError(f"{args.source}: {told}")
         if args.separator:
             names = map(str.strip, cells[args.labels[0]].split(args.separator))
             present = dict.fromkeys(filter(None, names))
@@ -302,6 +306,7 @@ def convert_table(args):
             said = {name: cells[name].strip().lower() for name in labels}
             if wrong := next((name for name in labels if said[name] not in YES | NO), None):
                 told = f"{wrong}: is {cells[wrong]!r}; write 1 or 0"
+                told += ", or give --separator , if it names labels" * (len(labels) == 1)
                 raise utils.InputError(f"{args.source}: line {number}: {told}")
             present = {name for name in labels if said[name] in YES}
         target = cells[args.target].strip() if args.target else None

@@ -7,6 +7,7 @@ compute type of the 4-bit layers, the answers' head in float32.
 
 import argparse
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def load_base(path: str, precision: str, where: torch.device) -> Any:
     )
     with loading(path):
         model = AutoModelForCausalLM.from_pretrained(
-            path,
+            os.path.abspath(path) if os.path.isdir(path) else path,  # as an adapter names it
             quantization_config=quantization,
             dtype=torch.bfloat16,
             device_map={"": where},
@@ -226,6 +227,10 @@ def load_checkpoint(
     """
     with loading(directory):
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    if os.path.isabs(base) and not os.path.isdir(base):
+        told = f"its base {base} is not there; put it there again"
+        file = directory / "adapter_config.json"
+        raise utils.InputError(f"{directory}: {told}, or write into {file} where it is")
     with loading(base):
         has = measures(AutoConfig.from_pretrained(base, trust_remote_code=False))
     for name, value in has.items():

@@ -120,7 +120,7 @@ def read_decision(
     except (KeyError, TypeError):
         record = outputs.read_json(path.parent / "run.json")
         if record and "seconds" not in record:
-            mend = f"let its run end (--resume), or {mend}"
+            mend = f"let its run end (--resume), or, to predict, {mend}"
         raise utils.InputError(f"{file}: is missing or broken; {mend}") from None
     if known != list(labels):
         raise utils.InputError(f"{file}: its labels are not those of the model; {mend}")

@@ -38,7 +38,10 @@ def find(name: str | Path) -> Path:
     path = Path(name)
     if os.path.isdir(path):  # which no name is too long for
         is_run = (path / "run.json").is_file() and not (path / "config.json").exists()
-        return path / "best" if is_run and (path / "best").is_dir() else path
+        if is_run and not (path / "best").exists():
+            told = "is a run that has no checkpoint (best/); let it end (--resume)"
+            raise utils.InputError(f"{path}: {told}")
+        return path / "best" if is_run else path
     checkpoint.describe_model(str(name), "")  # raises where the hub has no such model
     from huggingface_hub import snapshot_download
 

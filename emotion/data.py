@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,6 +83,9 @@ def read_to_train(args: argparse.Namespace, run: Run) -> Corpora | None:
             told = "holds no run that scored lines; give --soft-labels an average (ensemble.py)"
             raise utils.InputError(f"{teacher}: {told}")
         files = files | {"soft_labels": scores}
+    answers = getattr(args, "answers", None)
+    if answers and os.path.isfile(answers):  # else it is refused when it is read
+        files = files | {"answers": answers}
     run.note_files(files)
     if run.is_complete():
         return None
@@ -219,7 +223,8 @@ def check_ids(rows: Sequence[utils.Row], where: Path | str) -> None:
     for number, row in enumerate(rows, start=1):
         id = row.get("id")
         if not isinstance(id, str) or not id.strip():
-            raise utils.InputError(f"{where}: row {number}: id: is missing; give every line an id")
+            told = "id: is missing; give every line an id, a text"
+            raise utils.InputError(f"{where}: row {number}: {told}")
         if id in seen:
             message = f"id: {id!r} stands in row {seen[id]} too; make every id unique"
             raise utils.InputError(f"{where}: row {number}: {message}")

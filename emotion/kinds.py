@@ -10,7 +10,7 @@ from typing import Any
 import utils
 
 CHANGES_NO_WEIGHT = {  # what may differ on --resume
-    *("output_dir", "resume", "train_file", "dev_file", "test_file", "soft_labels"),
+    *("output_dir", "resume", "train_file", "dev_file", "test_file", "soft_labels", "answers"),
     *("val_batch_size", "lines_at_once", "save_steps", "threshold", "report_to"),
     *("precision", "corpus"),  # what the one comes to, and files of the other, are compared
 }

@@ -69,6 +69,23 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
 
 
+def make_readable(directory: Path) -> None:
+    """Let the files below a directory be read by whom it is: safetensors lets their owner alone."""
+    mode = directory.stat().st_mode & 0o666
+    for path in directory.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+def move_files(source: Path, directory: Path) -> None:
+    """Move the files of a directory, each of them whole, to another, and remove the first."""
+    make_readable(source)
+    directory.mkdir(exist_ok=True)
+    for file in source.iterdir():
+        file.replace(directory / file.name)
+    source.rmdir()
+
+
 def check_sums(directory: Path) -> None:
     """Raise ValueError if a file below a directory, of torch.save, is not what was written; its
     checksums are in it, and torch.load leaves them alone.

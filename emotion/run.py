@@ -205,7 +205,8 @@ class Run:
         before = self.record.get("data", found)
         for split in sorted(found.keys() | before.keys()):
             if found.get(split, {}).get("sha256") != before.get(split, {}).get("sha256"):
-                flag = "--soft-labels" if split == "soft_labels" else f"--{split}-file"
+                is_corpus = split in ("train", "dev", "test")
+                flag = f"--{split.replace('_', '-')}{'-file' * is_corpus}"
                 message = f"{flag} is not the file that the run began with (SHA-256)"
                 raise utils.InputError(f"--resume: {message}; give that one")
         self.note(data=found)

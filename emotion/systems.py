@@ -200,7 +200,11 @@ def read_scored_file(files: Files, split: str, runs: dict[Path, dict[str, Any]])
             told = f"scored another {split} file than {file} (SHA-256)"
             raise utils.InputError(f"{path}: {told}; compare runs of the same lines")
     rows = utils.read_corpus(file)
-    data.check_ids(rows, file)
+    try:
+        data.check_ids(rows, file)
+    except utils.InputError as error:
+        mend = "and let each run predict it again (--model-ckpt-path)"
+        raise utils.InputError(f"{error}, {mend}") from None
     return rows
 
 

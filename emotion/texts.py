@@ -61,6 +61,8 @@ def open_source(args: argparse.Namespace) -> Source:
     if form not in (None, *FORMATS):
         told = f"of what form is it? give --format, of {', '.join(FORMATS)}"
         raise utils.InputError(f"{path}: {told}")
+    if target and args.target_column:
+        raise utils.InputError("--target and --target-column: give one of them")
     if args.output:
         check_output(args.output, form)
     for flag in ("format", "text_column", "target_column", "target"):
@@ -141,6 +143,8 @@ def lines_of_stdin() -> Iterator[str]:
     """
     if sys.stdin is None:
         raise utils.InputError("nothing to read: give a sentence, --input, or standard input")
+    if sys.stdin.isatty():
+        print("write a text a line; an end of file (Ctrl-D) ends it", file=sys.stderr)
     for number, raw in enumerate(sys.stdin.buffer, start=1):
         try:
             yield raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")

@@ -201,10 +201,7 @@ class Training:
             try:
                 shutil.rmtree(partial, ignore_errors=True)
                 self.task.save(self.accelerator.unwrap_model(self.model), partial, weights)
-                best.mkdir(exist_ok=True)
-                for file in partial.iterdir():
-                    file.replace(best / file.name)
-                partial.rmdir()
+                outputs.move_files(partial, best)
             except Exception as error:  # each library has its own for a full disk
                 shutil.rmtree(partial, ignore_errors=True)
                 raise outputs.cannot_be_saved(best, error) from error
@@ -216,7 +213,8 @@ class Training:
         """Save a checkpoint, which gets its name when it is whole, and remove the one before."""
         self.look_at_losses()
         trained = itertools.chain(*(group["params"] for group in self.task.parameters))
-        if not torch.stack([each.isfinite().all() for each in trained]).all():
+        finite = torch.stack([each.isfinite().all() for each in trained]).all()  # of a shard
+        if self.accelerator.reduce(finite.float(), "mean") < 1:
             raise utils.RunError(f"step {self.state.step}: the weights are not finite; {LOWER}")
         self.state.seconds = time.time() - self.run.started
         accelerator, state = self.accelerator, dataclasses.asdict(self.state)

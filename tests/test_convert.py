@@ -234,7 +234,12 @@ def test_a_column_of_names_becomes_labels(tmp_path):
 @pytest.mark.parametrize(
     ("content", "flags", "told"),
     [
-        ("text,joy\n좋다,maybe\n", (), "line 2: joy: is 'maybe'; write 1 or 0"),
+        (
+            "text,joy\n좋다,maybe\n",
+            (),
+            "line 2: joy: is 'maybe'; write 1 or 0, or give --separator",
+        ),
+        ("text,joy\n좋다,1.0\n ,0.0\n", (), "line 3: text: is blank; write a text, or delete"),
         ("text,joy\n좋다,1,1\n", (), "line 2: has 3 columns, and the first line 2"),
         ("text,joy\n\u200b,1\n", (), "line 1: input.form: is missing, blank"),
         ("text,anger\n좋다,1\n", (), "has no column 'joy'; it has text, anger"),

@@ -53,6 +53,10 @@ REFUSED_ANYWHERE = {  # a line, and what is told of it: in a file to predict too
 }
 REFUSED_LABELS = {  # in a file to train or tune on
     "labels missing": (without(GOOD, "output"), "line 2: output: has no labels"),
+    "a label without a name": (
+        {**GOOD, "output": {**GOOD["output"], " ": "True"}},
+        "line 2: output: ",
+    ),
     "labels an empty string": ({**GOOD, "output": ""}, "line 2: output: has no labels"),
     "labels a list": ({**GOOD, "output": ["joy"]}, "line 2: output: has no labels"),
     "labels all null": (

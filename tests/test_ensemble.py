@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 
 import utils
 from emotion import checkpoint, data, ending, kinds, rules, statistics, systems
-from emotion.run import Run
+from emotion.run import Run, identify
 
 
 def make_corpus(path, lines, seed, names=EMOTIONS):
@@ -429,6 +429,14 @@ def test_split_fold_parts_every_line_once_with_emotions_even_and_sentences_whole
         assert utils.encode_labels(dev, EMOTIONS).mean(0) == pytest.approx(shares, rel=0.2)
         assert len(dev) == pytest.approx(len(rows) / 5, abs=2)
     assert parts[0] == data.split_fold(rows, EMOTIONS, 5, 0)
+
+
+def test_runs_of_a_repeated_id_are_refused_with_what_mends_them(tmp_path):
+    file = write_rows(tmp_path / "dev.jsonl", [make_row(), make_row()])
+    runs = {tmp_path: {"data": {"dev": identify(file)}}}
+    told = "make every id unique, and let each run predict it again"
+    with pytest.raises(utils.InputError, match=told):
+        systems.read_scored_file({}, "dev", runs)
 
 
 def test_folds_of_a_repeated_id_or_of_too_few_lines_are_refused(tmp_path):

@@ -38,6 +38,8 @@ def test_an_export_scores_as_its_checkpoint_does(kind, small, tmp_path):
     assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
     rows = utils.read_corpus(small.corpus()[3])
     assert f"on {len(rows)} lines of 8 labels" in outcome.stdout
+    assert outcome.stdout.endswith(f"  lines: {small.corpus()[3]}\n")
+    assert {each.stat().st_mode & 0o777 for each in tmp_path.rglob("*.*")} == {0o644}
     texts, targets = ([row["input"][key] for row in rows] for key in ("form", "target"))
 
     def scores(path, **settings):

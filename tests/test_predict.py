@@ -426,15 +426,54 @@ def test_the_import_takes_what_it_says_and_refuses_the_rest(small):
     best = small.undisturbed("bert_plain.py") / "best"
     assert predict.load(best, threshold=1)(TEXTS)[0]["emotions"] == []
     assert len(predict.load(best, threshold=0)(TEXTS)[0]["emotions"]) == len(EMOTIONS)
-    for settings in ({"threshold": "abc"}, {"threshold": 7.0}, {"precision": "x"}):
-        with pytest.raises(utils.InputError, match=r"^(threshold|precision): "):
-            predict.load(best, **settings)
+    for name, value in (
+        *(("threshold", "abc"), ("threshold", 7.0), ("precision", "x")),
+        *(("batch_size", 0), ("batch_size", "8")),
+    ):
+        with pytest.raises(utils.InputError, match=rf"^{name}: "):
+            predict.load(best, **{name: value})
     classify = predict.load(best)
     for given in (("글",), (TEXTS[:2], "대상")):
         with pytest.raises(utils.InputError, match="lists"):
             classify(*given)
+    for given, told in (
+        (([1],), "1 is no text"),
+        ((TEXTS[:1], [3]), "3 is no text, and no target"),
+        ((TEXTS[:2], ["표"]), "texts are 2, and targets 1"),
+    ):
+        with pytest.raises(utils.InputError, match=told):
+            classify(*given)
     beside, strange, none = classify(["급식"] * 3, ["급식", {}, None])
     assert strange["target"] is None and strange["scores"] == none["scores"] != beside["scores"]
+
+
+def test_a_terminal_is_told_that_texts_are_waited_for(monkeypatch, capsys):
+    class Terminal(io.TextIOWrapper):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal(io.BytesIO("좋다\n".encode())))
+    assert list(texts.lines_of_stdin()) == ["좋다"]
+    assert capsys.readouterr().err.startswith("write a text a line; ")
+
+
+def test_a_run_without_a_checkpoint_is_told_to_end(small, tmp_path):
+    for name in ("run.json", "train.log"):
+        shutil.copy(small.undisturbed("bert_plain.py") / name, tmp_path)
+    assert_refused(call("predict.py", tmp_path, "글"), "has no checkpoint (best/); let it end")
+
+
+def test_an_adapter_is_read_from_wherever_its_base_lies(small, tmp_path):
+    model, *rest = small.arguments("gpt_train.py")[1:]
+    given = ["--model", model.name, *rest, "--epochs", 1, "--output-dir", tmp_path / "run"]
+    outcome = call("gpt_train.py", *given, cwd=model.parent)
+    assert outcome.returncode == 0, outcome.stderr
+    assert call("predict.py", tmp_path / "run", "글", cwd=tmp_path).returncode == 0
+    file = tmp_path / "run" / "best" / "adapter_config.json"
+    gone = json.loads(file.read_text()) | {"base_model_name_or_path": str(tmp_path / "gone")}
+    outputs.write_json(file, gone)
+    told = f"its base {tmp_path / 'gone'} is not there; put it there again, or write into {file}"
+    assert_refused(call("predict.py", tmp_path / "run", "글"), told)
 
 
 def test_a_corpus_file_is_read_as_the_scripts_read_it(small, tmp_path):
@@ -459,6 +498,10 @@ def test_a_corpus_file_is_read_as_the_scripts_read_it(small, tmp_path):
         (["글", "--output", "nowhere/out.jsonl"], "its directory is not there; make it"),
         (["글", "--output", "out.csv"], "here that is .jsonl; name it so"),
         (["--input", "header.csv", "--output", "out.jsonl"], "here that is .csv; name it so"),
+        (
+            ["--input", "header.csv", "--target", "표", "--target-column", "n"],
+            "--target and --target-column: give one of them",
+        ),
         (["--input", "quote.csv"], "line 3: is no table"),
         (["--input", "header.csv"], "has no rows"),
         (["--input", "empty.txt"], "has no lines"),

@@ -246,6 +246,21 @@ def test_every_process_knows_that_a_run_is_complete(small, monkeypatch):
         assert run.is_complete()
 
 
+def test_resume_knows_the_answers_by_what_they_are(small, tmp_path):
+    output, one, two = tmp_path / "out", tmp_path / "one.json", tmp_path / "two.json"
+    outputs.write_json(one, {"joy": "기쁨", "fear": "두려움"})
+    given = [*small.arguments("gpt_train.py"), "--epochs", 1, "--output-dir", output]
+    assert call("gpt_train.py", *given, "--answers", one).returncode == 0
+    modes = {path.stat().st_mode & 0o777 for path in (output / "best").iterdir()}
+    assert len(modes) == 1  # whoever reads one file of a checkpoint reads them all
+    one.rename(two)
+    told = "this run is complete"
+    assert told in call("gpt_train.py", *given, "--answers", two, "--resume").stdout
+    outputs.write_json(two, {"joy": "두려움", "fear": "기쁨"})
+    refused = call("gpt_train.py", *given, "--answers", two, "--resume")
+    assert_refused(refused, "--resume: --answers is not the file that the run began with")
+
+
 def test_resume_refuses_a_run_of_another_script(small, tmp_path):
     shutil.copytree(small.undisturbed("bert_plain.py"), tmp_path / "out")
     arguments = [*small.arguments("bert_GRU.py"), "--output-dir", tmp_path / "out", "--resume"]
