@@ -34,9 +34,10 @@ def argument_parser() -> cli.ArgumentParser:
         told = f"the {split} file{what}; default: where the runs say it is"
         parser.add_argument(f"--{split}-file", metavar="FILE", type=Path, help=told)
     cli.add_tune(parser)
-    cli.count(parser, "--resamples", 10_000, "of the bootstrap", low=100)
+    cli.count(parser, "--resamples", statistics.RESAMPLES, "of the bootstrap", low=100)
     told = "of the bootstrap; default: %(default)s"
-    parser.add_argument("--seed", type=cli.number(int, 0, 2**32 - 1), default=42, help=told)
+    whole = cli.number(int, 0, 2**32 - 1)
+    parser.add_argument("--seed", type=whole, default=statistics.SEED, help=told)
     cli.add_run_arguments(parser, "ensemble")
     return parser
 

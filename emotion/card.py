@@ -6,7 +6,7 @@ from typing import Any
 
 from emotion.rules import Rule
 from emotion.run import Run
-from emotion.statistics import show_interval
+from emotion.statistics import RESAMPLES, show_interval
 
 USE = {  # what opens a checkpoint where this repository is not installed
     "gpt_train.py": """    from peft import AutoPeftModelForCausalLM
@@ -76,7 +76,6 @@ with the repository that trained it, or without it:
 To share it: `huggingface_hub.create_repo("USER/NAME")`, then
 `huggingface_hub.upload_folder(repo_id="USER/NAME", folder_path="DIR")`.
 """
-RESAMPLES = 1000  # of the intervals
 
 
 def write(

@@ -16,6 +16,8 @@ from emotion.rules import Rule
 
 WEIGHTS = (".safetensors", ".bin")
 NEEDED_BY_TOKENIZERS = ("sentencepiece", "tiktoken", "protobuf")
+INSTALL = "pip install -r requirements-extra.txt"
+LEFT_ON_THE_HUB = ("*.bin", "*.pt", "*.h5", "*.msgpack", "*.ot")  # weights that are not read
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, ImportError, UnpicklingError, SafetensorError)
 
 
@@ -199,9 +201,7 @@ def loading(path: Path | str) -> Iterator[None]:
             raise utils.RunError(f"{told}; make room and start again") from error
         if any(name in str(error).lower() for name in NEEDED_BY_TOKENIZERS):
             told = "its tokenizer needs packages that are not installed; mend that with"
-            raise utils.InputError(
-                f"{path}: {told} pip install -r requirements-extra.txt"
-            ) from error
+            raise utils.InputError(f"{path}: {told} {INSTALL}") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         mend = "give another model or checkpoint"

@@ -105,7 +105,7 @@ def write_report(
     comparisons = {}
     for split, values in decisions.items():
         given = gold[split], {NAME: values}, [NAME], labels, data.sentences(rows[split])
-        comparisons[split] = statistics.compare(*given, card.RESAMPLES, 0)
+        comparisons[split] = statistics.compare(*given, statistics.RESAMPLES, statistics.SEED)
     shown = report.Shown(NAME, scores, decisions, history)
     report.write(run.directory, run.record, [shown], rows, gold, comparisons, labels)
     return comparisons

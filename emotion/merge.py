@@ -28,7 +28,7 @@ from transformers.pytorch_utils import Conv1D
 import utils
 from emotion import outputs, targets
 from emotion.answers import BASE_LOGIT
-from emotion.checkpoint import HEAD_FILE, Checkpoint, loading
+from emotion.checkpoint import HEAD_FILE, LEFT_ON_THE_HUB, Checkpoint, loading
 from emotion.prompt import Prompt
 
 SHARD = 2**29  # bytes of a file
@@ -51,7 +51,8 @@ class Base:
 
     def __init__(self, name: str) -> None:
         with loading(name):
-            path = Path(name) if Path(name).is_dir() else Path(snapshot_download(name))
+            given = {"ignore_patterns": LEFT_ON_THE_HUB}
+            path = Path(name) if Path(name).is_dir() else Path(snapshot_download(name, **given))
         self.files: dict[str, Path] = {}
         for file in sorted(path.glob("*.safetensors")):
             with safe_open(file, "pt") as opened:

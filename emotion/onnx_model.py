@@ -12,11 +12,11 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import utils
+from emotion.checkpoint import INSTALL
 from emotion.modeling import GRUClassifier
 
 FILE = "model.onnx"
 KINDS = ("fp32", "int8")
-INSTALL = "pip install -r requirements-extra.txt"
 
 
 class OnnxClassifier:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import utils
-from emotion.onnx_model import INSTALL
+from emotion.checkpoint import INSTALL
 
 
 def serve(load: Callable[[], Callable[..., Any]], name: str, host: str, port: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 import utils
 
+RESAMPLES, SEED = 10_000, 42  # of the bootstrap, where nobody says otherwise
 RESAMPLES_AT_ONCE, NUMBERS_AT_ONCE = 250, 10_000_000
 
 
@@ -134,6 +135,8 @@ def paired_difference(values: np.ndarray, others: np.ndarray) -> dict[str, float
 
 def over_seeds(values: np.ndarray, groups: Sequence[Sequence[int]], seed: int) -> np.ndarray:
     """Means over runs that differ in their seeds alone, drawn with replacement as the lines are.
+
+    As with every such draw, the variance that n seeds add is (n - 1)/n of the unbiased estimate.
 
     Args:
         values: of runs, [1 + resamples, runs, ...].

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from conftest import EMOTIONS, ROOT, call, make_row, write_rows
 from small_runs import MODELS, SmallRuns
@@ -228,4 +229,6 @@ def test_a_table_of_published_splits_may_be_stopped(tmp_path):
     process.terminate()
     assert process.communicate() == (None, "published.py: interrupted\n")
     assert process.returncode == 130
+    running = [each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])]
+    assert not [each for each in running if str(out / "mean-42") in each]
     assert not (out / "mean-43").exists() and not (out / "mean-42" / "metrics.json").exists()

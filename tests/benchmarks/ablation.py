@@ -43,7 +43,7 @@ CHANGES = {  # by name of a run: (what the table says, key of modeling.HEADS, se
     "attention": ("pooling: attention", "attention", ()),
     "asymmetric": ("loss: asymmetric", "asymmetric", ()),
     "layer-decay": ("learning rate decays by layer, 0.9", "mean", ()),
-    "r-drop": ("R-Drop, weight 1", "r-drop", ()),
+    "r-drop": ("R-Drop, weight 2", "r-drop", ()),
 }
 
 
@@ -131,7 +131,11 @@ class Results:
         for split, labels in self.labels.items():
             decisions = np.stack([each[split] for each in of_seeds])
             micro, _ = statistics.bootstrap_f1(
-                labels.astype(bool), decisions, self.sentences[split], 10_000, 42
+                labels.astype(bool),
+                decisions,
+                self.sentences[split],
+                statistics.RESAMPLES,
+                statistics.SEED,
             )
             f1[split] = statistics.over_seeds(micro, [range(len(seeds))], 42)[:, 0]
         return f1

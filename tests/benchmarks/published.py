@@ -134,6 +134,9 @@ def start(command: Sequence[str], directory: Path, errors: IO[str]) -> subproces
         check_lines(directory, Path(flags[flags.index("--corpus") + 1]))
         return None
     if script in ("linear.py", "ensemble.py") and record.exists():
+        if (outputs.read_json(record) or {}).get("script", script) != script:
+            told = f"is a run of another script than {script}"
+            raise utils.InputError(f"{directory}: {told}; give another --output-dir")
         shutil.rmtree(directory)
     resume = ["--resume"] * record.exists()
     given = [sys.executable, str(path), *flags, "--output-dir", str(directory), *resume]
@@ -144,9 +147,9 @@ def start(command: Sequence[str], directory: Path, errors: IO[str]) -> subproces
 
 def check_lines(directory: Path, corpus: Path) -> None:
     """Raise InputError where a finished run saw other lines than those of a corpus."""
-    data = outputs.read_json(directory / "run.json")["data"]
+    data = (outputs.read_json(directory / "run.json") or {}).get("data", {})
     for split in SPLITS:
-        if data[split]["sha256"] != identify(corpus / f"{split}.jsonl")["sha256"]:
+        if data.get(split, {}).get("sha256") != identify(corpus / f"{split}.jsonl")["sha256"]:
             raise utils.InputError(f"{directory}: is of other lines; give another --output-dir")
 
 
@@ -165,7 +168,7 @@ def make(commands: dict[str, tuple[str, ...]], output: Path, jobs: int) -> Itera
         while waiting or running:
             if waiting and len(running) < jobs:
                 name, command = waiting.pop(0)
-                errors = ending.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
+                errors = ending.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
                 if child := start(command, output / name, errors):
                     running[name] = child, errors
                 else:

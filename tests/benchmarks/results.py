@@ -58,7 +58,7 @@ class Lines:
     def f1(self, decisions: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Micro- and macro-F1 of each run, [1 + resamples, runs]."""
         given = self.gold.astype(bool), np.stack(decisions), self.sentences
-        micro, per_label = statistics.bootstrap_f1(*given, 10_000, 42)
+        micro, per_label = statistics.bootstrap_f1(*given, statistics.RESAMPLES, statistics.SEED)
         return micro, per_label.mean(-1)
 
 

@@ -33,7 +33,7 @@ class AsymmetricClassifier(MeanPoolingClassifier):
 
 
 class RDropClassifier(MeanPoolingClassifier):
-    """As MeanPoolingClassifier; two passes with different dropout are kept alike, with weight 1.
+    """As MeanPoolingClassifier; two passes with different dropout are kept alike, with weight 2.
 
     (Liang et al. 2021, arXiv:2106.14448.)
     """
@@ -67,7 +67,7 @@ def asymmetric_loss(logits, labels, gamma_positive=1.0, gamma_negative=4.0, marg
 
 
 def bernoulli_kl(logits, other):
-    """Divergence of the labels' Bernoulli distributions, both ways, averaged over all."""
+    """Divergence of the labels' Bernoulli distributions, both ways added, averaged over all."""
     p, q = logits.float().sigmoid(), other.float().sigmoid()
     return ((p - q) * (logits.float() - other.float())).mean()  # KL(p|q) + KL(q|p)
 
