@@ -27,8 +27,8 @@ from emotion.kinds import CHANGES_NO_WEIGHT, in_full
 from emotion.rules import Rule
 
 PACKAGES = (
-    *("torch", "transformers", "peft", "bitsandbytes", "accelerate"),
-    *("scikit-learn", "numpy", "jinja2"),
+    *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers"),
+    *("scikit-learn", "numpy", "jinja2", "regex"),
 )
 AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
 STATE_FILE = "training_state.json"  # the last file of a checkpoint

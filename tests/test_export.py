@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import EMOTIONS, assert_refused, call
+from safetensors.torch import load_file
 from small_runs import SmallRuns
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -85,6 +86,15 @@ def test_an_export_that_is_stopped_leaves_nothing(small, tmp_path, monkeypatch):
     outcome = call("export.py", best, tmp_path / "out")
     assert outcome.returncode == 130, outcome.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_is_merged_in_bf16_and_looked_at_on_the_lines_that_are_given(small, tmp_path):
+    run, lines = small.undisturbed("gpt_train.py", "--objective", "head"), small.corpus()[5]
+    outcome = call("export.py", run, tmp_path / "out", "--lines", lines)
+    assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+    assert " in bf16; README.md" in outcome.stdout and outcome.stdout.endswith(f" ({lines})\n")
+    weights = [load_file(each) for each in (tmp_path / "out").glob("*.safetensors")]
+    assert {each.dtype for file in weights for each in file.values()} == {torch.bfloat16}
 
 
 def test_a_base_that_is_quantised_is_not_merged(small, tmp_path):
