@@ -60,13 +60,13 @@ def export(args: argparse.Namespace) -> None:
 
 def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> str:
     """Write an adapter and its base as one classifier; returns what to tell of it."""
-    found, base = checkpoint.check_adapter(path, "auto")
+    found, base = checkpoint.check_adapter(path, "auto", args.model)
     file = lines_of(path, args.lines)
     rows = utils.read_corpus(file)
 
     from emotion import merge, scoring
 
-    merged = merge.Merged(path, args.model or base, found)
+    merged = merge.Merged(path, base, found)
     merged.write(made, scoring.DTYPES[args.dtype])
     alike = merged.tokenized_alike(rows)
     told = f"{merged.kind.__name__} in {args.dtype}; README.md in it says how it is asked\n"

@@ -42,8 +42,7 @@ def predict(args: argparse.Namespace, run: Run) -> None:
     if args.sample and not path.exists():
         mend = "make one with python gpt_train.py --sample"
         raise utils.InputError(f"{path}: there is no such checkpoint; {mend}")
-    found, named = checkpoint.check_adapter(path, args.threshold)
-    base = args.model or named
+    found, base = checkpoint.check_adapter(path, args.threshold, args.model)
     files = data.check_to_predict(args, run, found.labels)
     utils.log.info(checkpoint.describe_model(base))
 

@@ -227,10 +227,6 @@ def load_checkpoint(
     """
     with loading(directory):
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    if os.path.isabs(base) and not os.path.isdir(base):
-        told = f"its base {base} is not there; put it there again"
-        file = directory / "adapter_config.json"
-        raise utils.InputError(f"{directory}: {told}, or write into {file} where it is")
     with loading(base):
         has = measures(AutoConfig.from_pretrained(base, trust_remote_code=False))
     for name, value in has.items():

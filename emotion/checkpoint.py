@@ -66,11 +66,14 @@ def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | f
     return Checkpoint(labels, *read_decision(path, labels, threshold), {})
 
 
-def check_adapter(path: Path, threshold: str | float) -> tuple[Checkpoint, str]:
-    """Look at a checkpoint of gpt_train.py; returns it and the base model that it names.
+def check_adapter(
+    path: Path, threshold: str | float, model: str | None = None
+) -> tuple[Checkpoint, str]:
+    """Look at a checkpoint of gpt_train.py; returns it and the base: `model`, or what it names.
 
     Raises:
-        utils.InputError: it is none, or has no decision rule where one is wanted.
+        utils.InputError: it is none, or has no decision rule where one is wanted, or its base is a
+            directory that is gone.
     """
     settings = outputs.read_json(path / "prompt.json")
     try:
@@ -88,7 +91,11 @@ def check_adapter(path: Path, threshold: str | float) -> tuple[Checkpoint, str]:
         raise utils.InputError(f"{path}: {told} broken); give best/ of a run")
     if settings["objective"] == "head" and not (path / HEAD_FILE).exists():
         raise utils.InputError(f"{path}: has no head ({HEAD_FILE}); give best/ of a run")
-    return Checkpoint(labels, *read_decision(path, labels, threshold), settings), base
+    if not model and os.path.isabs(base) and not os.path.isdir(base):
+        file = path / "adapter_config.json"
+        told = f"its base {base} is not there; put it there again, or write into {file} where it is"
+        raise utils.InputError(f"{path}: {told}")
+    return Checkpoint(labels, *read_decision(path, labels, threshold), settings), model or base
 
 
 OBJECTIVES = ("answer", "multilabel", "head")  # of gpt_train.py

@@ -37,11 +37,16 @@ def find(name: str | Path) -> Path:
     """
     path = Path(name)
     if os.path.isdir(path):  # which no name is too long for
-        is_run = (path / "run.json").is_file() and not (path / "config.json").exists()
-        if is_run and not (path / "best").exists():
-            told = "is a run that has no checkpoint (best/); let it end (--resume)"
-            raise utils.InputError(f"{path}: {told}")
-        return path / "best" if is_run else path
+        record = outputs.read_json(path / "run.json")
+        if record is None or (path / "config.json").exists():
+            return path
+        if not (path / "best").exists():
+            arguments = record.get("arguments", {})
+            trains = "resume" in arguments and not arguments.get("model_ckpt_path")
+            goes_on = trains and "seconds" not in record
+            mend = "let it end (--resume)" if goes_on else "give one that trained"
+            raise utils.InputError(f"{path}: is a run that has no checkpoint (best/); {mend}")
+        return path / "best"
     checkpoint.describe_model(str(name), "")  # raises where the hub has no such model
     from huggingface_hub import snapshot_download
 

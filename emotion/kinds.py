@@ -35,13 +35,14 @@ def is_pooled(run: dict[str, Any]) -> bool:
 def comparable(run: dict[str, Any]) -> dict[str, Any]:
     """The arguments that tell a run from others, with "fold" where it was made with --folds.
 
-    Paths of corpus files, which are another machine's perhaps, do not: SHA-256 tells files apart.
+    Paths of files, which are another machine's perhaps, do not: SHA-256 tells them apart.
     """
     told = in_full(run["arguments"]).items()
     arguments = {name: each for name, each in told if name not in CHANGES_NO_WEIGHT}
     if arguments.get("folds") is None:
         arguments.pop("fold", None)
-    return arguments | {"script": run["script"]}
+    answers = run.get("data", {}).get("answers", {}).get("sha256", run["arguments"].get("answers"))
+    return arguments | {"script": run["script"], "answers": answers}
 
 
 def kind_of(run: dict[str, Any]) -> str:

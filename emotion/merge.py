@@ -102,13 +102,13 @@ class Merged:
         self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         size = causal.config.get_text_config().vocab_size
         self.prompt = Prompt.of_checkpoint(self.settings, self.tokenizer, size)
+        if longest := max(map(len, self.prompt.answer_ids)) - 1:
+            told = f"answers of up to {longest + 1} tokens are no rows of a head"
+            raise utils.InputError(f"{path}: {told}; train with others by --answers, or with head")
         if found.rule.at_least_one and len(set(self.score()[1])) > 1:
             told = "its rule takes the most probable label, which a head without biases cannot tell"
             mend = f'write "at_least_one": false into {path / "decision.json"}'
             raise utils.InputError(f"{path}: {told}; {mend}")
-        if longest := max(map(len, self.prompt.answer_ids)) - 1:
-            told = f"answers of up to {longest + 1} tokens are no rows of a head"
-            raise utils.InputError(f"{path}: {told}; train with others by --answers, or with head")
 
     def check(self, base: str, causal: Any, head: Any) -> None:
         """Raise utils.InputError where the base is of no such kind."""

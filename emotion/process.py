@@ -122,7 +122,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_lost_peer(error: BaseException) -> bool:
     """Whether torch says that another process, which this one waits for, is gone."""
-    return type(error).__name__ == "DistBackendError" or "closed by peer" in str(error)
+    return any(each in str(error) for each in ("closed by peer", "ncclRemoteError"))
 
 
 def cause(error: Exception) -> str:
@@ -136,9 +136,12 @@ def cause(error: Exception) -> str:
 
 def quiet_libraries() -> None:
     """Silence what libraries say in a healthy run that concerns nobody."""
+    if os.environ.get("ACCELERATE_USE_CPU") == "":  # which accelerate takes for no answer
+        del os.environ["ACCELERATE_USE_CPU"]
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is dep", FutureWarning)  # peft
     warnings.filterwarnings("ignore", "`broadcast_buffers` is dep", FutureWarning)  # of DDP
     warnings.filterwarnings("ignore", "You passed `quantization_config`")  # of a base in 4 bits
+    warnings.filterwarnings("ignore", "The PEFT config's `base_model_name_or_path` was renamed")
     warnings.filterwarnings("ignore", "`log_with=")  # of a tracker that the scripts tell of too
     warnings.filterwarnings("ignore", "Detected call of `lr_scheduler")  # a step left out in fp16
     warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA")

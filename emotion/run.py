@@ -204,11 +204,13 @@ class Run:
         found = {split: identify(path) for split, path in files.items()}
         before = self.record.get("data", found)
         for split in sorted(found.keys() | before.keys()):
-            if found.get(split, {}).get("sha256") != before.get(split, {}).get("sha256"):
+            was, now = (each.get(split, {}).get("sha256") for each in (before, found))
+            if was != now:
                 is_corpus = split in ("train", "dev", "test")
                 flag = f"--{split.replace('_', '-')}{'-file' * is_corpus}"
-                message = f"{flag} is not the file that the run began with (SHA-256)"
-                raise utils.InputError(f"--resume: {message}; give that one")
+                told = "is not the file that the run began with (SHA-256); give that one"
+                told = told if was else "names a file, and the run noted none; start anew"
+                raise utils.InputError(f"--resume: {flag} {told}")
         self.note(data=found)
 
     def finish(self, history: Sequence[dict[str, float]] = ()) -> None:

@@ -213,8 +213,7 @@ class Training:
         """Save a checkpoint, which gets its name when it is whole, and remove the one before."""
         self.look_at_losses()
         trained = itertools.chain(*(group["params"] for group in self.task.parameters))
-        finite = torch.stack([each.isfinite().all() for each in trained]).all()  # of a shard
-        if self.accelerator.reduce(finite.float(), "mean") < 1:
+        if not torch.stack([each.isfinite().all() for each in trained]).all():
             raise utils.RunError(f"step {self.state.step}: the weights are not finite; {LOWER}")
         self.state.seconds = time.time() - self.run.started
         accelerator, state = self.accelerator, dataclasses.asdict(self.state)

@@ -431,6 +431,15 @@ def test_split_fold_parts_every_line_once_with_emotions_even_and_sentences_whole
     assert parts[0] == data.split_fold(rows, EMOTIONS, 5, 0)
 
 
+def test_folds_of_other_answers_are_folds_of_another_run():
+    arguments = {"folds": 2, "answers": "answers.json"}
+    runs = [
+        {"script": "gpt_train.py", "arguments": arguments | {"fold": 0}, "data": data}
+        for data in ({"answers": {"sha256": "a"}}, {"answers": {"sha256": "b"}}, {})
+    ]
+    assert len({kinds.comparable(run)["answers"] for run in runs}) == 3
+
+
 def test_runs_of_a_repeated_id_are_refused_with_what_mends_them(tmp_path):
     file = write_rows(tmp_path / "dev.jsonl", [make_row(), make_row()])
     runs = {tmp_path: {"data": {"dev": identify(file)}}}

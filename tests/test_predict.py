@@ -458,9 +458,11 @@ def test_a_terminal_is_told_that_texts_are_waited_for(monkeypatch, capsys):
 
 
 def test_a_run_without_a_checkpoint_is_told_to_end(small, tmp_path):
-    for name in ("run.json", "train.log"):
-        shutil.copy(small.undisturbed("bert_plain.py") / name, tmp_path)
-    assert_refused(call("predict.py", tmp_path, "글"), "has no checkpoint (best/); let it end")
+    run = json.loads((small.undisturbed("bert_plain.py") / "run.json").read_text(encoding="utf-8"))
+    begun = {"arguments": run["arguments"]}
+    for facts, told in ((run, "give one that trained"), (begun, "let it end (--resume)")):
+        outputs.write_json(tmp_path / "run.json", facts)
+        assert_refused(call("predict.py", tmp_path, "글"), f"has no checkpoint (best/); {told}")
 
 
 def test_an_adapter_is_read_from_wherever_its_base_lies(small, tmp_path):
@@ -473,7 +475,10 @@ def test_an_adapter_is_read_from_wherever_its_base_lies(small, tmp_path):
     gone = json.loads(file.read_text()) | {"base_model_name_or_path": str(tmp_path / "gone")}
     outputs.write_json(file, gone)
     told = f"its base {tmp_path / 'gone'} is not there; put it there again, or write into {file}"
-    assert_refused(call("predict.py", tmp_path / "run", "글"), told)
+    for script in ("predict.py", "export.py"):
+        assert_refused(call(script, tmp_path / "run", tmp_path / "out"), told)
+    given = ["--model-ckpt-path", file.parent, "--output-dir", tmp_path / "out", *rest[:4]]
+    assert_refused(call("gpt_inference.py", *given[:4], *rest[2:4]), told)
 
 
 def test_a_corpus_file_is_read_as_the_scripts_read_it(small, tmp_path):

@@ -703,10 +703,13 @@ def test_gpus_are_left_alone_where_accelerate_says_so(told, device, monkeypatch,
 
 
 def test_a_wish_for_the_cpu_that_says_neither_is_refused(small, tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "perhaps")
     outcome = call("bert_plain.py", *small.arguments("bert_plain.py"), "--output-dir", tmp_path)
-    assert_refused(outcome, "ACCELERATE_USE_CPU=: is neither true nor false")
+    assert_refused(outcome, "ACCELERATE_USE_CPU=perhaps: is neither true nor false")
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "")  # as one that is not there
+    process.quiet_libraries()
+    assert scoring.device().type == "cpu" or not process.wants_cpu()
 
 
 def test_a_cpu_is_told_and_a_gpu_that_is_not_of_cuda_has_no_notes(monkeypatch, caplog):

@@ -137,7 +137,7 @@ class Results:
                 statistics.RESAMPLES,
                 statistics.SEED,
             )
-            f1[split] = statistics.over_seeds(micro, [range(len(seeds))], 42)[:, 0]
+            f1[split] = statistics.over_seeds(micro, [range(len(seeds))], statistics.SEED)[:, 0]
         return f1
 
     @functools.cached_property
