@@ -37,7 +37,7 @@ def argument_parser() -> cli.ArgumentParser:
     return parser
 
 
-def lines_of(path: Path, given: Path | None) -> Path:
+def file_of_lines(path: Path, given: Path | None) -> Path:
     """The file of the lines to compare on, of a checkpoint."""
     noted = (outputs.read_json(path.parent / "run.json") or {}).get("data", {}).get("dev", {})
     found = Path(noted["file"]) if noted and Path(noted["file"]).is_file() else None
@@ -61,7 +61,7 @@ def export(args: argparse.Namespace) -> None:
 def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> str:
     """Write an adapter and its base as one classifier; returns what to tell of it."""
     found, base = checkpoint.check_adapter(path, "auto", args.model)
-    file = lines_of(path, args.lines)
+    file = file_of_lines(path, args.lines)
     rows = utils.read_corpus(file)
 
     from emotion import merge, scoring
@@ -77,7 +77,7 @@ def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> str:
 def export_encoder(args: argparse.Namespace, path: Path, made: Path) -> str:
     """Write an encoder as ONNX, and compare; returns what to tell of it."""
     found = checkpoint.check_encoder(path, ("Classification", "Classifier"), "auto")
-    file = lines_of(path, args.lines)
+    file = file_of_lines(path, args.lines)
     rows = utils.read_corpus(file)
 
     from emotion import encoder, inputs, onnx_model

@@ -70,7 +70,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def make_readable(directory: Path) -> None:
-    """Let the files below a directory be read by whom it is: safetensors lets their owner alone."""
+    """Let who may read a directory read the files below it: safetensors lets their owner alone."""
     mode = directory.stat().st_mode & 0o666
     for path in directory.rglob("*"):
         if path.is_file():
