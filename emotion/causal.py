@@ -26,7 +26,7 @@ import utils
 from emotion import answer_model, outputs, process, scoring
 from emotion.answer_model import AnswerModel
 from emotion.answers import text_decoder
-from emotion.checkpoint import HEAD_FILE, Checkpoint, loading
+from emotion.checkpoint import HEAD_FILE, Checkpoint, check_base, loading
 from emotion.encoder import quiet_loading
 from emotion.prompt import Prompt, measures
 
@@ -208,7 +208,10 @@ def adapt(
     Raises:
         utils.InputError: as `lora_config` and `load_adapters`.
     """
-    adapted = peft.get_peft_model(base, lora_config(args, base))
+    config = lora_config(args, base)
+    if args.adapter:
+        check_base(args.adapter, config.base_model_name_or_path or args.model, args.model)
+    adapted = peft.get_peft_model(base, config)
     model = AnswerModel(adapted, prompt, scoring.resolve_precision(args.precision), len(labels))
     if args.adapter:
         before = outputs.read_json(args.adapter / "prompt.json") or {}

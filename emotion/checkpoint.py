@@ -94,8 +94,17 @@ def check_adapter(
     if not model and os.path.isabs(base) and not os.path.isdir(base):
         file = path / "adapter_config.json"
         told = f"its base {base} is not there; put it there again, or write into {file} where it is"
+        told += ", or say so with --model, which gpt_inference.py and export.py take"
         raise utils.InputError(f"{path}: {told}")
+    check_base(path, base, model or base)
     return Checkpoint(labels, *read_decision(path, labels, threshold), settings), model or base
+
+
+def check_base(adapter: Path, own: str, given: str) -> None:
+    """Warn where an adapter is put on a base of another name than its own: it may be another."""
+    if os.path.realpath(own) != os.path.realpath(given):
+        told = f"was trained on {own}, and is put on {given}; right only if their weights are alike"
+        utils.log.warning("warning: %s: %s", adapter, told)
 
 
 OBJECTIVES = ("answer", "multilabel", "head")  # of gpt_train.py

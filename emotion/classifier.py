@@ -37,14 +37,14 @@ def find(name: str | Path) -> Path:
     """
     path = Path(name)
     if os.path.isdir(path):  # which no name is too long for
-        record = outputs.read_json(path / "run.json")
-        if record is None or (path / "config.json").exists():
+        if not (path / "run.json").is_file() or (path / "config.json").exists():
             return path
         if not (path / "best").exists():
-            arguments = record.get("arguments", {})
-            trains = "resume" in arguments and not arguments.get("model_ckpt_path")
-            goes_on = trains and "seconds" not in record
-            mend = "let it end (--resume)" if goes_on else "give one that trained"
+            record = outputs.read_json(path / "run.json") or {}
+            arguments = record.get("arguments") or {}
+            mend = "give one that trained"
+            if "resume" in arguments and not arguments.get("model_ckpt_path"):
+                mend = "put it there again" if "seconds" in record else "let it end (--resume)"
             raise utils.InputError(f"{path}: is a run that has no checkpoint (best/); {mend}")
         return path / "best"
     checkpoint.describe_model(str(name), "")  # raises where the hub has no such model

@@ -33,23 +33,24 @@ def is_pooled(run: dict[str, Any]) -> bool:
 
 
 def comparable(run: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that tell a run from others, with "fold" where it was made with --folds.
+    """What tells a run from others: arguments, with "fold" where it was made with --folds, and the
+    number of processes, which each step's lines are multiplied by.
 
     Paths of files, which are another machine's perhaps, do not: SHA-256 tells them apart.
     """
-    told = in_full(run["arguments"]).items()
-    arguments = {name: each for name, each in told if name not in CHANGES_NO_WEIGHT}
+    given = in_full(run["arguments"]).items()
+    arguments = {name: each for name, each in given if name not in CHANGES_NO_WEIGHT}
     if arguments.get("folds") is None:
         arguments.pop("fold", None)
     answers = run.get("data", {}).get("answers", {}).get("sha256", run["arguments"].get("answers"))
-    return arguments | {"script": run["script"], "answers": answers}
+    told = {"script": run["script"], "answers": answers, "processes": run.get("processes", 1)}
+    return arguments | told | {"threshold": run["arguments"].get("threshold")}
 
 
 def kind_of(run: dict[str, Any]) -> str:
     """What tells a run from others, but for its seed and fold."""
     files = {split: file["sha256"] for split, file in run["data"].items()}
     told = {"seed": None, "fold": None, "data": files, "precision": run.get("precision")}
-    told["threshold"] = run["arguments"].get("threshold")
     return json.dumps(comparable(run) | told, sort_keys=True)
 
 
@@ -102,4 +103,9 @@ def how_it_differs(run: dict[str, Any], other: dict[str, Any], fold: int) -> str
     if of_other["fold"] != fold:
         return ""
     names = {name for name in key | of_other if key.get(name) != of_other.get(name)}
-    return ", ".join(f"--{name.replace('_', '-')}" for name in sorted(names - {"fold"}))
+    return ", ".join(map(words, sorted(names - {"fold"})))
+
+
+def words(name: str) -> str:
+    """What a person calls an argument, or what else is compared."""
+    return "the number of processes" if name == "processes" else f"--{name.replace('_', '-')}"

@@ -35,11 +35,13 @@ def wants_cpu() -> bool:
     Raises:
         utils.InputError: it is neither true nor false, in accelerate's words for these.
     """
-    given = os.environ.get("ACCELERATE_USE_CPU", "false").lower()
-    if given not in ("0", "false", "f", "no", "n", "off", "1", "true", "t", "yes", "y", "on"):
+    words = dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True)
+    words |= dict.fromkeys(("0", "false", "f", "no", "n", "off"), False)
+    given = os.environ.get("ACCELERATE_USE_CPU", "false")
+    if given.lower() not in words:
         told = "is neither true nor false; give one of these, or leave it out"
         raise utils.InputError(f"ACCELERATE_USE_CPU={given}: {told}")
-    return given in ("1", "true", "t", "yes", "y", "on")
+    return words[given.lower()]
 
 
 def local_process_count() -> int:
@@ -122,7 +124,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_lost_peer(error: BaseException) -> bool:
     """Whether torch says that another process, which this one waits for, is gone."""
-    return any(each in str(error) for each in ("closed by peer", "ncclRemoteError"))
+    told = ("by peer", "ncclRemoteError", "Broken pipe", "Connection was likely closed")
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in told)
 
 
 def cause(error: Exception) -> str:
@@ -136,12 +139,10 @@ def cause(error: Exception) -> str:
 
 def quiet_libraries() -> None:
     """Silence what libraries say in a healthy run that concerns nobody."""
-    if os.environ.get("ACCELERATE_USE_CPU") == "":  # which accelerate takes for no answer
-        del os.environ["ACCELERATE_USE_CPU"]
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is dep", FutureWarning)  # peft
     warnings.filterwarnings("ignore", "`broadcast_buffers` is dep", FutureWarning)  # of DDP
     warnings.filterwarnings("ignore", "You passed `quantization_config`")  # of a base in 4 bits
-    warnings.filterwarnings("ignore", "The PEFT config's `base_model_name_or_path` was renamed")
+    warnings.filterwarnings("ignore", "The PEFT config's `base_model_name_or_path` was")  # told
     warnings.filterwarnings("ignore", "`log_with=")  # of a tracker that the scripts tell of too
     warnings.filterwarnings("ignore", "Detected call of `lr_scheduler")  # a step left out in fp16
     warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA")

@@ -23,7 +23,7 @@ import numpy as np
 
 import utils
 from emotion import outputs, process, statistics
-from emotion.kinds import CHANGES_NO_WEIGHT, in_full
+from emotion.kinds import CHANGES_NO_WEIGHT, in_full, words
 from emotion.rules import Rule
 
 PACKAGES = (
@@ -163,9 +163,7 @@ class Run:
             raise utils.InputError(f"--resume: {told}; give another --output-dir")
         for name in sorted(now.keys() | was.keys()) if "arguments" in before else ():
             if now.get(name) != was.get(name) and name not in CHANGES_NO_WEIGHT:
-                flag = f"--{name.replace('_', '-')}"
-                flag = "the number of processes" if name == "processes" else flag
-                change = f"{flag} was {was.get(name)}, and is {now.get(name)}"
+                change = f"{words(name)} was {was.get(name)}, and is {now.get(name)}"
                 mend = "give it as it was, or another --output-dir"
                 raise utils.InputError(f"--resume: {change}; {mend}")
         self.record = before
@@ -199,19 +197,21 @@ class Run:
         """Put names, line counts and SHA-256 of the corpus files into run.json.
 
         Raises:
-            utils.InputError: the run that is resumed began with other files.
+            utils.InputError: the run that is resumed began with other files; a test file may come.
         """
         found = {split: identify(path) for split, path in files.items()}
         before = self.record.get("data", found)
         for split in sorted(found.keys() | before.keys()):
             was, now = (each.get(split, {}).get("sha256") for each in (before, found))
-            if was != now:
-                is_corpus = split in ("train", "dev", "test")
-                flag = f"--{split.replace('_', '-')}{'-file' * is_corpus}"
+            if was != now and (was or split != "test"):
+                flag = words(split) + "-file" * (split in ("train", "dev", "test"))
                 told = "is not the file that the run began with (SHA-256); give that one"
-                told = told if was else "names a file, and the run noted none; start anew"
+                if not was:
+                    told = "names a file, and the run noted none when it began; leave it out if it"
+                    told += " was not given then, or start anew"
                 raise utils.InputError(f"--resume: {flag} {told}")
-        self.note(data=found)
+        if "seconds" not in self.record:  # nothing more is scored of one that is complete
+            self.note(data=found)
 
     def finish(self, history: Sequence[dict[str, float]] = ()) -> None:
         """Complete run.json with wall time, peak memory and training curves, and say so.

@@ -213,7 +213,10 @@ class Training:
         """Save a checkpoint, which gets its name when it is whole, and remove the one before."""
         self.look_at_losses()
         trained = itertools.chain(*(group["params"] for group in self.task.parameters))
-        if not torch.stack([each.isfinite().all() for each in trained]).all():
+        parts = (each.to_local() if isinstance(each, DTensor) else each for each in trained)
+        finite = torch.stack([each.isfinite().all() for each in parts]).all()
+        # each process may have its own part of the weights, and all are to end alike
+        if self.accelerator.reduce(finite.float().to(self.accelerator.device), "mean") < 1:
             raise utils.RunError(f"step {self.state.step}: the weights are not finite; {LOWER}")
         self.state.seconds = time.time() - self.run.started
         accelerator, state = self.accelerator, dataclasses.asdict(self.state)

@@ -318,6 +318,7 @@ def test_runs_that_differ_in_more_than_their_seed_are_of_several_kinds(tmp_path)
     assert sorted(group) == [0, 1]
     for change in (
         {"precision": "bf16"},
+        {"processes": 2},
         {"data": run["data"] | {"train": {"sha256": "another"}}},
         {"arguments": run["arguments"] | {"threshold": 0.3}},
         {"arguments": run["arguments"] | {"epochs": 3}},
@@ -431,13 +432,24 @@ def test_split_fold_parts_every_line_once_with_emotions_even_and_sentences_whole
     assert parts[0] == data.split_fold(rows, EMOTIONS, 5, 0)
 
 
-def test_folds_of_other_answers_are_folds_of_another_run():
-    arguments = {"folds": 2, "answers": "answers.json"}
-    runs = [
-        {"script": "gpt_train.py", "arguments": arguments | {"fold": 0}, "data": data}
-        for data in ({"answers": {"sha256": "a"}}, {"answers": {"sha256": "b"}}, {})
-    ]
-    assert len({kinds.comparable(run)["answers"] for run in runs}) == 3
+ARGUMENTS = {"folds": 2, "answers": "answers.json", "threshold": "auto"}  # of a fold
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"data": {"answers": {"sha256": "b"}}}, "--answers"),
+        ({"data": {}}, "--answers"),
+        ({"processes": 2}, "the number of processes"),
+        ({"arguments": {**ARGUMENTS, "fold": 1, "threshold": 0.3}}, "--threshold"),
+    ],
+)
+def test_folds_of_another_run_are_told_apart_by(change, told):
+    one = {"script": "gpt_train.py", "data": {"answers": {"sha256": "a"}}}
+    first, second = (one | {"arguments": ARGUMENTS | {"fold": fold}} for fold in (0, 1))
+    assert len(kinds.groups_of({Path("a"): first, Path("b"): second})) == 1
+    with pytest.raises(utils.InputError, match=f"no fold of the same run, but another in {told};"):
+        kinds.groups_of({Path("a"): first, Path("b"): second | change})
 
 
 def test_runs_of_a_repeated_id_are_refused_with_what_mends_them(tmp_path):

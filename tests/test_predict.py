@@ -457,12 +457,21 @@ def test_a_terminal_is_told_that_texts_are_waited_for(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("write a text a line; ")
 
 
-def test_a_run_without_a_checkpoint_is_told_to_end(small, tmp_path):
-    run = json.loads((small.undisturbed("bert_plain.py") / "run.json").read_text(encoding="utf-8"))
-    begun = {"arguments": run["arguments"]}
-    for facts, told in ((run, "give one that trained"), (begun, "let it end (--resume)")):
+def test_a_run_without_a_checkpoint_is_told_what_mends_it(small, tmp_path):
+    best = small.undisturbed("bert_plain.py") / "best"
+    run = json.loads((best.parent / "run.json").read_text(encoding="utf-8"))
+    predicted = run | {"arguments": run["arguments"] | {"model_ckpt_path": "best"}}
+    for facts, told in (
+        (run, "put it there again"),
+        ({"arguments": run["arguments"]}, "let it end (--resume)"),
+        (predicted, "give one that trained"),
+        ({"arguments": None}, "give one that trained"),
+    ):
         outputs.write_json(tmp_path / "run.json", facts)
         assert_refused(call("predict.py", tmp_path, "글"), f"has no checkpoint (best/); {told}")
+    (tmp_path / "run.json").write_text("{")
+    shutil.copytree(best, tmp_path / "best")
+    assert call("predict.py", tmp_path, "글").returncode == 0
 
 
 def test_an_adapter_is_read_from_wherever_its_base_lies(small, tmp_path):
@@ -477,8 +486,14 @@ def test_an_adapter_is_read_from_wherever_its_base_lies(small, tmp_path):
     told = f"its base {tmp_path / 'gone'} is not there; put it there again, or write into {file}"
     for script in ("predict.py", "export.py"):
         assert_refused(call(script, tmp_path / "run", tmp_path / "out"), told)
-    given = ["--model-ckpt-path", file.parent, "--output-dir", tmp_path / "out", *rest[:4]]
-    assert_refused(call("gpt_inference.py", *given[:4], *rest[2:4]), told)
+    given = ["--model-ckpt-path", file.parent, "--output-dir", tmp_path / "out", *rest[2:4]]
+    assert_refused(call("gpt_inference.py", *given), told)
+    told = f"was trained on {tmp_path / 'gone'}, and is put on {model}; right only if their weights"
+    further = ["--adapter", file.parent, *rest, "--epochs", 1, "--output-dir", tmp_path / "further"]
+    for script, flags in {"gpt_inference.py": given, "gpt_train.py": further}.items():
+        outcome = call(script, "--model", model, *flags)
+        assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
+        assert outcome.stdout.count(told) == 1
 
 
 def test_a_corpus_file_is_read_as_the_scripts_read_it(small, tmp_path):
