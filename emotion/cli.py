@@ -191,6 +191,8 @@ def run_script(
         argv: the arguments; None: those that the process was started with.
     """
     process.quiet_libraries()
+    if os.environ.get("ACCELERATE_USE_CPU") == "":  # which accelerate takes for no answer
+        del os.environ["ACCELERATE_USE_CPU"]
     logging.raiseExceptions = False  # a log that cannot be written, as to `| head`, ends no run
     command = process.shell_command(parser.prog, argv)
     say_what_a_console_can()
@@ -238,6 +240,8 @@ def run_tool(
     Ends as `run_script` does; a reader of its output that has gone, as of `| head`, is no error.
     """
     say_what_a_console_can()
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")  # a pipe, or a file, as of --output
     args, rest = parser.parse_known_intermixed_args(argv)  # TEXT may stand behind a flag
     if rest:  # or behind "--", which that does not know
         args = parser.parse_args(argv)

@@ -33,8 +33,8 @@ def is_pooled(run: dict[str, Any]) -> bool:
 
 
 def comparable(run: dict[str, Any]) -> dict[str, Any]:
-    """What tells a run from others: arguments, with "fold" where it was made with --folds, and the
-    number of processes, which each step's lines are multiplied by.
+    """What tells a run from others: arguments, with "fold" where it was made with --folds, the
+    precision that it computed in, and the number of processes, by which a step has more lines.
 
     Paths of files, which are another machine's perhaps, do not: SHA-256 tells them apart.
     """
@@ -44,13 +44,14 @@ def comparable(run: dict[str, Any]) -> dict[str, Any]:
         arguments.pop("fold", None)
     answers = run.get("data", {}).get("answers", {}).get("sha256", run["arguments"].get("answers"))
     told = {"script": run["script"], "answers": answers, "processes": run.get("processes", 1)}
-    return arguments | told | {"threshold": run["arguments"].get("threshold")}
+    told["precision"], threshold = run.get("precision"), run["arguments"].get("threshold")
+    return arguments | told | {"threshold": threshold}
 
 
 def kind_of(run: dict[str, Any]) -> str:
     """What tells a run from others, but for its seed and fold."""
     files = {split: file["sha256"] for split, file in run["data"].items()}
-    told = {"seed": None, "fold": None, "data": files, "precision": run.get("precision")}
+    told = {"seed": None, "fold": None, "data": files}
     return json.dumps(comparable(run) | told, sort_keys=True)
 
 

@@ -234,7 +234,11 @@ def shifted(threshold: float, constant: float) -> float:
 
 
 def read_adapter(path: Path) -> tuple[dict[str, torch.Tensor], float]:
-    """The matrices of an adapter by module and "lora_A" or "lora_B", and what it is scaled by."""
+    """The matrices of an adapter by module and "lora_A" or "lora_B", and what it is scaled by.
+
+    Raises:
+        utils.InputError: it has more than these, as DoRA has, or is scaled otherwise.
+    """
     with loading(path):
         config = peft.PeftConfig.from_pretrained(str(path))
         weights = load_file(path / "adapter_model.safetensors")
@@ -242,4 +246,10 @@ def read_adapter(path: Path) -> tuple[dict[str, torch.Tensor], float]:
     for name, tensor in weights.items():
         module = name.removeprefix("base_model.model.").removesuffix(".weight")
         named[module] = tensor
+    others = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
+    strange = [name for name in others if getattr(config, name, None)]
+    strange += [name for name in named if not name.endswith((".lora_A", ".lora_B"))]
+    if strange:
+        told = f"has {strange[0]}, and plain LoRA alone is merged; ask it with gpt_inference.py"
+        raise utils.InputError(f"{path}: {told}")
     return named, config.lora_alpha / config.r

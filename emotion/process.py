@@ -37,7 +37,7 @@ def wants_cpu() -> bool:
     """
     words = dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True)
     words |= dict.fromkeys(("0", "false", "f", "no", "n", "off"), False)
-    given = os.environ.get("ACCELERATE_USE_CPU", "false")
+    given = os.environ.get("ACCELERATE_USE_CPU") or "false"
     if given.lower() not in words:
         told = "is neither true nor false; give one of these, or leave it out"
         raise utils.InputError(f"ACCELERATE_USE_CPU={given}: {told}")

@@ -197,21 +197,22 @@ class Run:
         """Put names, line counts and SHA-256 of the corpus files into run.json.
 
         Raises:
-            utils.InputError: the run that is resumed began with other files; a test file may come.
+            utils.InputError: the run that is resumed began with other files; before it has ended,
+                a test file may come.
         """
         found = {split: identify(path) for split, path in files.items()}
         before = self.record.get("data", found)
         for split in sorted(found.keys() | before.keys()):
             was, now = (each.get(split, {}).get("sha256") for each in (before, found))
-            if was != now and (was or split != "test"):
+            if was != now and (was or split != "test" or "seconds" in self.record):
                 flag = words(split) + "-file" * (split in ("train", "dev", "test"))
                 told = "is not the file that the run began with (SHA-256); give that one"
                 if not was:
                     told = "names a file, and the run noted none when it began; leave it out if it"
-                    told += " was not given then, or start anew"
+                    told += " was not given then, or "
+                    told += "predict it with best/" if split == "test" else "start anew"
                 raise utils.InputError(f"--resume: {flag} {told}")
-        if "seconds" not in self.record:  # nothing more is scored of one that is complete
-            self.note(data=found)
+        self.note(data=found)
 
     def finish(self, history: Sequence[dict[str, float]] = ()) -> None:
         """Complete run.json with wall time, peak memory and training curves, and say so.

@@ -384,6 +384,15 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     assert_refused(
         call("predict.py", run, "표"), f"{run / 'best'}: holds a decision rule and no model"
     )
+    record, other = read_json(run / "run.json"), tmp_path / "other"
+    shutil.copytree(run, other)
+    (other / "run.json").write_text(json.dumps(record | {"git_commit": f"{'0' * 40}-dirty"}))
+    for file in other.glob("*.scores.jsonl"):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        turned = [line | {"scores": dict(reversed(line["scores"].items()))} for line in lines]
+        file.write_text("".join(json.dumps(line) + "\n" for line in turned))
+    assert_refused(call("results.py", run, other), "name runs with the same, in the same order")
+    assert "| 0000000-dirty |" in call("results.py", other).stdout
     write_rows(tmp_path / "test.jsonl", rows[401:501])
     assert_refused(call("results.py", run), f"{run}: scored another test file")
     (tmp_path / "test.jsonl").unlink()  # and no flag says where it is now
@@ -441,6 +450,7 @@ ARGUMENTS = {"folds": 2, "answers": "answers.json", "threshold": "auto"}  # of a
         ({"data": {"answers": {"sha256": "b"}}}, "--answers"),
         ({"data": {}}, "--answers"),
         ({"processes": 2}, "the number of processes"),
+        ({"precision": "bf16"}, "--precision"),
         ({"arguments": {**ARGUMENTS, "fold": 1, "threshold": 0.3}}, "--threshold"),
     ],
 )

@@ -1,6 +1,7 @@
 """export.py: encoders as ONNX, and what predicts with them."""
 
 import json
+import shutil
 import signal
 import sys
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import EMOTIONS, assert_refused, call
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_runs import SmallRuns
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -96,6 +97,21 @@ def test_an_adapter_is_merged_in_bf16_and_looked_at_on_the_lines_that_are_given(
     assert " in bf16; README.md" in outcome.stdout and outcome.stdout.endswith(f" ({lines})\n")
     weights = [load_file(each) for each in (tmp_path / "out").glob("*.safetensors")]
     assert {each.dtype for file in weights for each in file.values()} == {torch.bfloat16}
+
+
+def test_an_adapter_that_is_no_plain_one_is_not_merged(small, tmp_path):
+    shutil.copytree(small.undisturbed("gpt_train.py", "--objective", "head"), tmp_path / "run")
+    file = tmp_path / "run" / "best" / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    outputs.write_json(file, config | {"use_rslora": True})
+    outcome = call("export.py", tmp_path / "run", tmp_path / "out")
+    assert_refused(outcome, "has use_rslora, and plain LoRA alone is merged; ask it with")
+    outputs.write_json(file, config)
+    weights = load_file(file.parent / "adapter_model.safetensors")
+    name = next(iter(weights)).partition(".lora_")[0]
+    more = {f"{name}.lora_magnitude_vector.weight": torch.ones(4)}
+    save_file(weights | more, file.parent / "adapter_model.safetensors")
+    assert_refused(call("export.py", tmp_path / "run", tmp_path / "out"), "lora_magnitude_vector,")
 
 
 def test_a_base_that_is_quantised_is_not_merged(small, tmp_path):

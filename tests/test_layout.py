@@ -1,6 +1,7 @@
 """The house: which file may import which, how long each may be, that all of it is described."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -221,3 +222,25 @@ def test_every_benchmark_says_what_it_measures(name):
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert f"python tests/benchmarks/{name}" in process.stdout
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_uses_what_the_house_has(name):
+    """No test calls them: some run for hours, or on a GPU."""
+    tree = ast.parse((ROOT / "tests" / "benchmarks" / name).read_text(encoding="utf-8"))
+    inside = {*HOUSE, *(each.removesuffix(".py") for each in BENCHMARKS)}
+    modules = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names} & inside
+            modules |= {each: importlib.import_module(each) for each in names}
+        elif isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] in inside:
+            for alias in node.names:
+                if node.module == "emotion":
+                    modules[alias.name] = importlib.import_module(f"emotion.{alias.name}")
+                else:
+                    assert hasattr(importlib.import_module(node.module), alias.name), alias.name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = modules.get(node.value.id)
+            assert module is None or hasattr(module, node.attr), f"{node.value.id}.{node.attr}"

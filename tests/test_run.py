@@ -265,6 +265,10 @@ def test_resume_knows_the_answers_by_what_they_are(small, tmp_path):
     told = "--answers names a file, and the run noted none when it began; leave it out"
     assert_refused(call("gpt_train.py", *given, "--answers", two), told)
     assert "this run is complete" in call("gpt_train.py", *given).stdout
+    run = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    outputs.write_json(output / "run.json", run | {"data": {**run["data"], "test": {}}})
+    told = "--test-file names a file, and the run noted none when it began; leave it out"
+    assert_refused(call("gpt_train.py", *given), f"{told} if it was not given then, or predict it")
 
 
 def test_resume_refuses_a_run_of_another_script(small, tmp_path):
@@ -328,6 +332,8 @@ def test_a_console_without_hangul_stops_nothing(small, tmp_path):
     outcome = run_script("bert_plain.py", *flags, PYTHONIOENCODING="ascii:strict", PYTHONUTF8="0")
     assert outcome.returncode == 0 and "loading " in outcome.stdout, outcome.stderr
     assert "한글" in (tmp_path / "out" / "train.log").read_text(encoding="utf-8")
+    outcome = run_script("predict.py", best, "급식", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert '"text": "급식"' in outcome.stdout  # of a pipe: what is predicted is UTF-8 everywhere
 
 
 def test_scores_that_are_not_finite_are_not_written(small, tmp_path):
@@ -725,6 +731,10 @@ def test_a_wish_for_the_cpu_that_says_neither_is_refused(small, tmp_path, monkey
     outcome = call("bert_plain.py", *small.arguments("bert_plain.py"), "--output-dir", tmp_path)
     assert_refused(outcome, "ACCELERATE_USE_CPU=perhaps: is neither true nor false")
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "")  # as one that is not there
+    assert not process.wants_cpu()
+    given = [*small.arguments("bert_plain.py"), "--epochs", 1, "--output-dir", tmp_path / "out"]
+    assert call("bert_plain.py", *given).returncode == 0
 
 
 def test_a_cpu_is_told_and_a_gpu_that_is_not_of_cuda_has_no_notes(monkeypatch, caplog):

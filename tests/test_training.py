@@ -326,6 +326,23 @@ def test_a_damaged_checkpoint_is_refused(file, content, told, trained, tmp_path)
         trained(Toy(), resume=True)
 
 
+def test_weights_that_are_not_finite_are_not_saved(trained, tmp_path):
+    """Each step before them had a loss that is."""
+
+    class Breaks(Toy):
+        steps = 0
+
+        def loss(self, model, batch):
+            found, self.steps = super().loss(model, batch), self.steps + 1
+            if self.steps == 4:
+                model.bias.data[0] = torch.inf
+            return found
+
+    with pytest.raises(utils.RunError, match="step 4: the weights are not finite; take a lower"):
+        trained(Breaks(), save_steps=2)
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-2"
+
+
 def test_the_random_state_of_a_gpu_is_looked_at(trained, tmp_path, monkeypatch):
     trained(Toy(), save_steps=2)
     path, zeros = last_whole_checkpoint(tmp_path) / "random_states_0.pkl", torch.zeros(16)

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 import utils
-from emotion import data, rules, statistics, systems
+from emotion import data, outputs, rules, statistics, systems
 
 SEEDS = (42, 43, 44)
 SETTINGS = ("--lr", "1e-4", "--head-lr", "1e-2", "--epochs", "2")
@@ -79,7 +79,7 @@ def train_all(runs, options, jobs):
     ) as pool:
         started = {}
         for (corpus, name, seed), directory in directories.items():
-            if not (directory / "metrics.json").exists():
+            if "seconds" not in (outputs.read_json(directory / "run.json") or {}):
                 files, model = getattr(options, corpus), getattr(options, f"{corpus}_model")
                 started[pool.submit(train, name, seed, files, model, directory)] = directory
         for future in concurrent.futures.as_completed(started):

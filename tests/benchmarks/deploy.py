@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import utils
-from emotion import classifier, data, statistics, systems
+from emotion import classifier, data, statistics, systems, texts
 from predict import load
 
 WEIGHTS = ("*.safetensors", "*.onnx", "*.onnx.data")
@@ -50,7 +50,7 @@ def main() -> None:
         found[name][1](forms[:20])
         took[name] = np.zeros(len(forms))
     present = {name: [] for name in found}
-    targets = [utils.text_and_target(row)[1] for row in rows]
+    targets = map(texts.place_of, rows)
     for number, (form, target) in enumerate(zip(forms, targets, strict=True)):
         for name, (_, classify) in found.items():
             began = time.perf_counter()

@@ -52,6 +52,7 @@ def show(options: argparse.Namespace) -> None:
     found = {}
     for path, record in runs.items():
         model = classifier.load(path)
+        lines.check(model.labels)
         reads_place = record["arguments"].get("target") != "pair"
         as_read = {
             each: rows if reads_place else list(map(targets.unplaced, rows))

@@ -10,7 +10,6 @@ has 5 % and 10 % of them there.
 """
 
 import argparse
-import concurrent.futures
 import sys
 from pathlib import Path
 
@@ -67,13 +66,8 @@ def show(options: argparse.Namespace) -> None:
         f"fold-{fold}": (*by_fold, *given, "--folds", str(FOLDS), "--fold", str(fold))
         for fold in range(FOLDS)
     }
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        started = [
-            pool.submit(published.run, command, output / name)
-            for name, command in {**commands, "itself": (*itself, *given)}.items()
-        ]
-        for future in concurrent.futures.as_completed(started):
-            future.result()
+    for name in published.make({**commands, "itself": (*itself, *given)}, output, options.jobs):
+        print(f"finished {name}", flush=True)
     runs = [systems.read_run(output / name) for name in commands]
     scored = {
         "out of fold": {

@@ -195,11 +195,11 @@ def main():
     for shape, what in itertools.product(options.shape, ("again", "kept")):
         command = [sys.executable, __file__, "--in-this-process", what, "--shape", shape]
         environment = os.environ | gives_back
-        process = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
-        if process.returncode:
-            print(f"{shape:<16}{what:<12} did not fit: code {process.returncode}", flush=True)
+        child = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+        if child.returncode:
+            print(f"{shape:<16}{what:<12} did not fit: code {child.returncode}", flush=True)
             continue
-        told = json.loads(process.stdout.splitlines()[-1])
+        told = json.loads(child.stdout.splitlines()[-1])
         off = told["estimate"] / told["peak"] - 1
         print(
             f"{shape:<16}{what:<12}{told['packed']:>8}{told['seconds']:>8.0f}"

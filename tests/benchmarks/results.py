@@ -51,8 +51,15 @@ class Lines:
         self.rows, self.gold = rows, utils.encode_labels(rows, self.labels)
         self.sentences = data.sentences(rows)
 
+    def check(self, labels: Sequence[str]) -> None:
+        """Raise utils.InputError where others are named, or in another order."""
+        if list(labels) != self.labels:
+            told = f"one has the labels {', '.join(labels)}, another {', '.join(self.labels)}"
+            raise utils.InputError(f"{told}; name runs with the same, in the same order")
+
     def of(self, run: Run, what: str) -> np.ndarray:
         """The "scores" or "decisions" of a run, [lines, labels]."""
+        self.check(run["labels"])
         return systems.in_order(run["ids"][self.split], run[what][self.split], self.rows)
 
     def f1(self, decisions: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +122,8 @@ def table(named: dict[Path, Run]) -> Iterator[str]:
         ]
         seconds = np.mean([each["seconds"] for each in members])
         memory = np.mean([max(each["peak_memory_gib"].values()) for each in members])
-        commits = ", ".join(sorted({str(each["git_commit"])[:7] for each in members}))
+        at = (str(each["git_commit"]).partition("-") for each in members)
+        commits = ", ".join(sorted({commit[:7] + dash + dirty for commit, dash, dirty in at}))
         measured = f"{np.mean(half):.3f} | {' | '.join(cells)} | {seconds:.0f} | {memory:.1f}"
         name = name_of([list(named)[index] for index in group])
         yield f"| {name} | {len(group)} | {measured} | {commits} |"
