@@ -43,9 +43,13 @@ def comparable(run: dict[str, Any]) -> dict[str, Any]:
     if arguments.get("folds") is None:
         arguments.pop("fold", None)
     answers = run.get("data", {}).get("answers", {}).get("sha256", run["arguments"].get("answers"))
-    told = {"script": run["script"], "answers": answers, "processes": run.get("processes", 1)}
-    told["precision"], threshold = run.get("precision"), run["arguments"].get("threshold")
-    return arguments | told | {"threshold": threshold}
+    return arguments | {
+        "script": run["script"],
+        "answers": answers,
+        "threshold": run["arguments"].get("threshold"),
+        "precision": run.get("precision"),
+        "processes": run.get("processes", 1),
+    }
 
 
 def kind_of(run: dict[str, Any]) -> str:
