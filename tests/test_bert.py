@@ -21,6 +21,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
+import bert_plain
 import utils
 from emotion import encoder, modeling, outputs, rules, scoring, statistics, task
 from emotion.inputs import Inputs, encode
@@ -558,3 +559,25 @@ def test_a_gru_reads_no_padding_and_needs_no_lengths():
         told = model(**batch).logits
         del batch["lengths"]
         assert torch.equal(told, model(**batch).logits)
+
+
+# What no script has
+
+
+def test_the_changes_of_the_ablation_can_be_trained(monkeypatch):
+    import ablation
+    import variants
+
+    for name, head in variants.HEADS.items():
+        monkeypatch.setitem(modeling.HEADS, name, head)
+    inputs = {"input_ids": torch.tensor([[0, 10, 2]]), "labels": torch.ones(1, len(EMOTIONS))}
+    for name, (_, head, settings) in ablation.CHANGES.items():
+        bert_plain.argument_parser("bert_plain", "").parse_args([*ablation.SETTINGS, *settings])
+        _, model, new_weights = load(head)
+        mask = torch.ones_like(inputs["input_ids"])
+        assert model.train()(attention_mask=mask, **inputs).loss.isfinite(), name
+        assert new_weights
+    monkeypatch.setattr(task, "parameter_groups", task.parameter_groups)  # and put back
+    variants.decay_by_layer(0.9)
+    rates = {group["lr"] for group in task.parameter_groups(model, new_weights, 1e-4, 1e-2)}
+    assert {1e-4, 0.9e-4} <= rates

@@ -39,7 +39,7 @@ CONFIRMED = (BASE, "gru")  # with three seeds, whatever the first one says
 CHANGES = {  # by name of a run: (what the table says, key of modeling.HEADS, settings)
     BASE: ("base: mean pooling, binary cross-entropy", "mean", ()),
     "gru": ("pooling: GRU (bert_GRU.py), --head-lr 1e-3", "gru", ("--head-lr", "1e-3")),
-    "cls": ("pooling: CLS", None, ()),
+    "cls": ("pooling: CLS", "cls", ()),
     "attention": ("pooling: attention", "attention", ()),
     "asymmetric": ("loss: asymmetric", "asymmetric", ()),
     "layer-decay": ("learning rate decays by layer, 0.9", "mean", ()),
@@ -64,7 +64,7 @@ def train(name, seed, corpus, model, directory):
     files = [f"--{split}-file={corpus / split}.jsonl" for split in ("train", "dev", "test")]
     where = ["--model", str(model), "--output-dir", str(directory), "--seed", str(seed)]
     resume = ["--resume"] * (directory / "run.json").exists()
-    parser = bert_plain.argument_parser("bert_plain", None)
+    parser = bert_plain.argument_parser("bert_plain", "")
     recipe = functools.partial(bert_plain.train, head=head)
     with contextlib.redirect_stdout(io.StringIO()):
         cli.run_script(parser, recipe, [*where, *SETTINGS, *settings, *files, *resume])
