@@ -241,7 +241,7 @@ def run_tool(
     """
     say_what_a_console_can()
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
-        sys.stdout.reconfigure(encoding="utf-8")  # a pipe, or a file, as of --output
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # as --output
     args, rest = parser.parse_known_intermixed_args(argv)  # TEXT may stand behind a flag
     if rest:  # or behind "--", which that does not know
         args = parser.parse_args(argv)

@@ -113,4 +113,5 @@ def how_it_differs(run: dict[str, Any], other: dict[str, Any], fold: int) -> str
 
 def words(name: str) -> str:
     """What a person calls an argument, or what else is compared."""
-    return "the number of processes" if name == "processes" else f"--{name.replace('_', '-')}"
+    noted = {"processes": "the number of processes", "precision": "the precision that it came to"}
+    return noted.get(name) or f"--{name.replace('_', '-')}"

@@ -209,8 +209,9 @@ class Run:
                 told = "is not the file that the run began with (SHA-256); give that one"
                 if not was:
                     told = "names a file, and the run noted none when it began; leave it out if it"
-                    told += " was not given then, or "
-                    told += "predict it with best/" if split == "test" else "start anew"
+                    told += " was not given then, or start anew"
+                if not was and split == "test":
+                    told = "is there now, and the run has ended without it; predict it with best/"
                 raise utils.InputError(f"--resume: {flag} {told}")
         self.note(data=found)
 

@@ -450,7 +450,7 @@ ARGUMENTS = {"folds": 2, "answers": "answers.json", "threshold": "auto"}  # of a
         ({"data": {"answers": {"sha256": "b"}}}, "--answers"),
         ({"data": {}}, "--answers"),
         ({"processes": 2}, "the number of processes"),
-        ({"precision": "bf16"}, "--precision"),
+        ({"precision": "bf16"}, "the precision that it came to"),
         ({"arguments": {**ARGUMENTS, "fold": 1, "threshold": 0.3}}, "--threshold"),
     ],
 )

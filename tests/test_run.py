@@ -267,8 +267,8 @@ def test_resume_knows_the_answers_by_what_they_are(small, tmp_path):
     assert "this run is complete" in call("gpt_train.py", *given).stdout
     run = json.loads((output / "run.json").read_text(encoding="utf-8"))
     outputs.write_json(output / "run.json", run | {"data": {**run["data"], "test": {}}})
-    told = "--test-file names a file, and the run noted none when it began; leave it out"
-    assert_refused(call("gpt_train.py", *given), f"{told} if it was not given then, or predict it")
+    told = "--test-file is there now, and the run has ended without it; predict it with best/"
+    assert_refused(call("gpt_train.py", *given), told)
 
 
 def test_resume_refuses_a_run_of_another_script(small, tmp_path):
@@ -332,8 +332,11 @@ def test_a_console_without_hangul_stops_nothing(small, tmp_path):
     outcome = run_script("bert_plain.py", *flags, PYTHONIOENCODING="ascii:strict", PYTHONUTF8="0")
     assert outcome.returncode == 0 and "loading " in outcome.stdout, outcome.stderr
     assert "한글" in (tmp_path / "out" / "train.log").read_text(encoding="utf-8")
-    outcome = run_script("predict.py", best, "급식", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    assert '"text": "급식"' in outcome.stdout  # of a pipe: what is predicted is UTF-8 everywhere
+    lines = tmp_path / "in.jsonl"
+    lines.write_text('{"id": "1", "input": {"form": "급식 \\ud800 최고"}}')
+    given = "predict.py", best, "--input", lines
+    outcome = run_script(*given, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert outcome.returncode == 0 and "급식 " in outcome.stdout, outcome.stderr  # UTF-8 in pipes
 
 
 def test_scores_that_are_not_finite_are_not_written(small, tmp_path):

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--model", required=True, help="a from_pretrained directory")
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side")
+    cli.count(parser, "--jobs", 2, "runs side by side")
     cli.run_tool(parser, show, None)
 
 
