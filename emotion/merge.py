@@ -246,8 +246,10 @@ def read_adapter(path: Path) -> tuple[dict[str, torch.Tensor], float]:
     for name, tensor in weights.items():
         module = name.removeprefix("base_model.model.").removesuffix(".weight")
         named[module] = tensor
-    others = ("use_dora", "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern")
-    others += ("layer_replication", "alora_invocation_tokens", "target_parameters")
+    others = (
+        *("use_dora", "use_rslora", "use_qalora", "rank_pattern", "alpha_pattern"),
+        *("layer_replication", "alora_invocation_tokens", "target_parameters"),
+    )
     strange = [name for name in others if getattr(config, name, None)]
     strange += [name for name in named if not name.endswith((".lora_A", ".lora_B"))]
     if strange:
