@@ -138,11 +138,8 @@ class Run:
         names = (f"{base}-{number}" for number in itertools.count(2))
         free = next(name for name in names if not os.path.lexists(name))
         trains = "resume" in self.args and not getattr(self.args, "model_ckpt_path", None)
-        or_resume = ", or --resume" if trains else ""
-        return (
-            f"{path}: is not empty, and no run is overwritten; "
-            f"give another, as --output-dir {free}{or_resume}"
-        )
+        told = f"{path}: is not empty, and no run is overwritten"
+        return f"{told}; give another, as --output-dir {free}" + ", or --resume" * trains
 
     def keep_steps(self, was: dict[str, Any]) -> None:
         """Where a run is resumed with a smaller batch: fewer lines at a time, the same steps."""
@@ -197,21 +194,24 @@ class Run:
         """Put names, line counts and SHA-256 of the corpus files into run.json.
 
         Raises:
-            utils.InputError: the run that is resumed began with other files; before it has ended,
-                a test file may come.
+            utils.InputError: the run that is resumed began with other files. Before it has ended, a
+                test file may come; afterwards, one that no flag names is no part of it.
         """
-        found = {split: identify(path) for split, path in files.items()}
-        before = self.record.get("data", found)
-        for split in sorted(found.keys() | before.keys()):
+        before, args = self.record.get("data", {}), vars(self.args)
+        ended = "seconds" in self.record
+        of_run = [k for k in files if not ended or k in before or args.get(f"{k}_file", True)]
+        found = {split: identify(files[split]) for split in of_run}
+        for split in sorted(found.keys() | before.keys()) if before else ():
             was, now = (each.get(split, {}).get("sha256") for each in (before, found))
-            if was != now and (was or split != "test" or "seconds" in self.record):
-                flag = words(split) + "-file" * (split in ("train", "dev", "test"))
+            if was:
                 told = "is not the file that the run began with (SHA-256); give that one"
-                if not was:
-                    told = "names a file, and the run noted none when it began; leave it out if it"
-                    told += " was not given then, or start anew"
-                if not was and split == "test":
-                    told = "is there now, and the run has ended without it; predict it with best/"
+            elif split == "test":
+                told = "is there now, and the run has ended without it; predict it with best/"
+            else:
+                told = "names a file, and the run noted none when it began; leave it out if it"
+                told += " was not given then, or start anew"
+            if was != now and (was or split != "test" or ended):
+                flag = words(split) + "-file" * (split in ("train", "dev", "test"))
                 raise utils.InputError(f"--resume: {flag} {told}")
         self.note(data=found)
 

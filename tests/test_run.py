@@ -271,6 +271,25 @@ def test_resume_knows_the_answers_by_what_they_are(small, tmp_path):
     assert_refused(call("gpt_train.py", *given), told)
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_test_file_that_came_to_its_place_is_no_part_of_a_run_that_has_ended(has_ended, tmp_path):
+    dev, test = (write_rows(tmp_path / name, [make_row("1")]) for name in ("dev", "test"))
+    args = argparse.Namespace(output_dir=tmp_path / "out", dev_file=dev, test_file=None)
+    with Run(args, "a.py") as run:
+        run.note_files({"dev": dev})
+        if has_ended:
+            run.finish()
+    args.resume = True
+    with Run(args, "a.py") as run:
+        run.note_files({"dev": dev, "test": test})
+        assert run.is_complete() == has_ended
+        assert run.record["data"].keys() == ({"dev"} if has_ended else {"dev", "test"})
+    args.test_file = test  # now a flag names it
+    told = pytest.raises(utils.InputError, match="--test-file is there now, and the run has ended")
+    with told if has_ended else contextlib.nullcontext(), Run(args, "a.py") as run:
+        run.note_files({"dev": dev, "test": test})
+
+
 def test_resume_refuses_a_run_of_another_script(small, tmp_path):
     shutil.copytree(small.undisturbed("bert_plain.py"), tmp_path / "out")
     arguments = [*small.arguments("bert_GRU.py"), "--output-dir", tmp_path / "out", "--resume"]
