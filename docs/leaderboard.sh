@@ -40,4 +40,9 @@ if ! grep -qs '"seconds"' "$output/average/run.json"; then
   rm -rf "$output/average" # of an attempt that was stopped
   python ensemble.py "${runs[@]}" --weights tuned --output-dir "$output/average"
 fi
-echo "to hand in: $output/average/test.jsonl"
+if [[ -e "$output/average/test.jsonl" ]]; then
+  echo "to hand in: $output/average/test.jsonl"
+else
+  told="no test file was there yet; the file to hand in, when it is, but for the scores in each line:"
+  echo "$told python predict.py $output/average --input FILE --output FILE"
+fi

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import EMOTIONS, ROOT, write_rows
+from conftest import EMOTIONS, ROOT, call, write_rows
 from small_runs import GPT_NEOX, ROBERTA
 
 import utils
@@ -22,14 +22,21 @@ def test_the_recipe_of_the_leaderboard(tmp_path):
     settings |= {"FILES": " ".join(files), "BERT_FLAGS": "--epochs 1", "GPT_FLAGS": "--epochs 1"}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {name: str(each) for name, each in settings.items()} | {"PATH": path}
-    for _ in range(2):  # repeated, it makes nothing again
-        command = [ROOT / "docs" / "leaderboard.sh", "out"]
-        outcome = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert outcome.returncode == 0, outcome.stderr
-    average = tmp_path / "out" / "average"
-    assert outcome.stdout.endswith(f"to hand in: {average / 'test.jsonl'}\n")
-    assert outcome.stdout.count("this run is complete") == 6
+    command, average = [ROOT / "docs" / "leaderboard.sh", "out"], tmp_path / "out" / "average"
+    first = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.endswith(f"to hand in: {average / 'test.jsonl'}\n")
     handed_in = utils.read_corpus(average / "test.jsonl", labelled=True, labels=EMOTIONS)
     assert [row["input"] for row in handed_in] == [row["input"] for row in parts["test"]]
+    (average / "test.jsonl").unlink()  # as if the test file had come when all was trained
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("this run is complete") == 6  # it makes nothing again
+    told = f"python predict.py {average} --input FILE --output FILE\n"
+    assert again.stdout.endswith(told)
+    test, late = tmp_path / "test.jsonl", tmp_path / "late.jsonl"
+    outcome = call("predict.py", average, "--input", test, "--output", late)
+    assert outcome.returncode == 0, outcome.stderr
+    predicted = utils.read_corpus(late, labelled=True, labels=EMOTIONS)
+    assert all(row.pop("scores").keys() == set(EMOTIONS) for row in predicted)
+    assert predicted == handed_in
