@@ -574,8 +574,9 @@ def test_the_changes_of_the_ablation_can_be_trained(monkeypatch):
     for name, (_, head, settings) in ablation.CHANGES.items():
         bert_plain.argument_parser("bert_plain", "").parse_args([*ablation.SETTINGS, *settings])
         _, model, new_weights = load(head)
-        mask = torch.ones_like(inputs["input_ids"])
-        assert model.train()(attention_mask=mask, **inputs).loss.isfinite(), name
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        assert model.train()(**inputs).loss.isfinite(), name
+        assert model(**{**inputs, "labels": None}).loss is None, name  # so lines are tried first
         assert new_weights
     monkeypatch.setattr(task, "parameter_groups", task.parameter_groups)  # and put back
     variants.decay_by_layer(0.9)

@@ -40,7 +40,7 @@ class RDropClassifier(MeanPoolingClassifier):
 
     def forward(self, *args, **inputs):
         outputs = super().forward(*args, **inputs)
-        if self.training:
+        if self.training and outputs.loss is not None:
             again = super().forward(*args, **inputs)
             divergence = bernoulli_kl(outputs.logits, again.logits)
             outputs.loss = (outputs.loss + again.loss + divergence) / 2
