@@ -3,10 +3,10 @@
 #
 #     docs/leaderboard.sh OUTPUT
 #
-# on the national corpus, where data/README.md says that it lies. OUTPUT/average/test.jsonl is the
-# file to hand in. A run that was begun goes on, and one that is finished is not made again, so the
-# script may be stopped and repeated. Other models and files by the variables below; their paths
-# count from the repository.
+# on the national corpus, where data/README.md says that it lies, the test file from the beginning:
+# OUTPUT/average/test.jsonl is the file to hand in. A run that was begun goes on, and one that is
+# finished is not made again, so the script may be stopped and repeated. Other models and files by
+# the variables below; their paths count from the repository.
 set -euo pipefail
 mkdir -p "${1:?say where the runs go: docs/leaderboard.sh OUTPUT}"
 output=$(cd "$1" && pwd)
@@ -43,6 +43,7 @@ fi
 if [[ -e "$output/average/test.jsonl" ]]; then
   echo "to hand in: $output/average/test.jsonl"
 else
-  told="no test file was there yet; the file to hand in, when it is, but for the scores in each line:"
-  echo "$told python predict.py $output/average --input FILE --output FILE"
+  echo "the average was made without a test file; to predict one (each line has scores" \
+    "besides, which the file to hand in has not):" \
+    "python predict.py $output/average --input FILE --output FILE"
 fi

@@ -56,13 +56,15 @@ def fit_each(labels: np.ndarray, scores: np.ndarray) -> Rule:
     """A threshold for each label; arguments as of `fit`.
 
     It is the mean of those that serve resamples of the lines best (bagging, Breiman 1996): of few
-    positives, each one moves the best threshold far.
+    positives, each one moves the best threshold far. A resample without any has no say.
     """
-    lines, found = len(labels), []
+    lines = len(labels)
+    found: list[list[float]] = [[] for _ in range(labels.shape[1])]
     for drawn in np.random.default_rng(0).integers(lines, size=(RESAMPLES, lines)):
-        pairs = zip(labels[drawn].T, scores[drawn].T, strict=True)
-        found.append([utils.tune_threshold(gold[:, None], own[:, None]) for gold, own in pairs])
-    return Rule(np.mean(found, axis=0).tolist())
+        for own, gold, score in zip(found, labels[drawn].T, scores[drawn].T, strict=True):
+            if gold.any():
+                own.append(utils.tune_threshold(gold[:, None], score[:, None]))
+    return Rule([float(np.mean(own or [0.5])) for own in found])
 
 
 def best_f1(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:

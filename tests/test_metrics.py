@@ -112,6 +112,14 @@ def test_a_threshold_of_each_label_is_steadier_than_the_best_one_of_these_lines(
     assert len(rule.threshold) == 30 and rules.fit_each(*lines) == rule
 
 
+def test_a_label_of_one_line_has_a_threshold_of_its_own():
+    """Many resamples do not hold that line, and none of them draws the threshold towards 0.5."""
+    scores = np.full((300, 2), 0.02)
+    labels = np.zeros((300, 2), dtype=int)
+    labels[7, 0], scores[7, 0] = 1, 0.08
+    assert rules.fit_each(labels, scores).threshold == pytest.approx([0.05, 0.5])
+
+
 def test_cross_fitting_takes_back_what_tuning_gains_on_noise():
     random = np.random.default_rng(0)
     tuned, cross_fitted = [], []
