@@ -421,6 +421,15 @@ def test_the_rules_of_the_ablation():
     assert at_least_one.tolist()[1] == [False, True, *[False] * 6]
 
 
+def test_the_ablation_reads_what_it_scores_before_it_trains(tmp_path):
+    write_rows(tmp_path / "dev.jsonl", [make_row()])
+    path = write_rows(tmp_path / "test.jsonl", [make_row(labels=None)])
+    given = ("--kote", tmp_path, "--kote-model", "M", "--xed", tmp_path, "--xed-model", "M")
+    outcome = call("ablation.py", *given, "--output-dir", tmp_path / "out")
+    assert_refused(outcome, f"{path}: line 1")
+    assert not (tmp_path / "out").exists()
+
+
 # Folds
 
 

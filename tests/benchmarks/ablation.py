@@ -16,7 +16,6 @@ and seeds together, by Holm's correction for the number of rows. Test is shown b
 decides nothing.
 """
 
-import argparse
 import concurrent.futures
 import contextlib
 import functools
@@ -30,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 import utils
-from emotion import data, outputs, rules, statistics, systems
+from emotion import cli, data, outputs, rules, statistics, systems
 
 SEEDS = (42, 43, 44)
 SETTINGS = ("--lr", "1e-4", "--head-lr", "1e-2", "--epochs", "2")
@@ -55,7 +54,7 @@ def train(name, seed, corpus, model, directory):
     import variants
 
     import bert_plain
-    from emotion import cli, modeling
+    from emotion import modeling
 
     modeling.HEADS.update(variants.HEADS)
     if name == "layer-decay":
@@ -108,11 +107,9 @@ RULES = {
 class Results:
     """What the finished runs of one corpus reached."""
 
-    def __init__(self, corpus, directories):
+    def __init__(self, rows, directories):
         self.runs = {each: systems.read_run(path) for each, path in directories.items()}
         names = next(iter(self.runs.values()))["labels"]
-        splits = ("dev", "test")
-        rows = {split: utils.read_corpus(corpus / f"{split}.jsonl", True) for split in splits}
         self.labels = {split: utils.encode_labels(each, names) for split, each in rows.items()}
         self.sentences = {split: data.sentences(each) for split, each in rows.items()}
 
@@ -167,11 +164,9 @@ class Results:
             yield [*cells, f"{test - self.of_base['test'][0]:+.3f}", f"{seconds:.0f}"]
 
 
-def screen(corpora, options):
+def screen(corpora, rows):
     """The changes that are above the mean of the base on every corpus with the first seed."""
-    results = [
-        Results(getattr(options, corpus), directories) for corpus, directories in corpora.items()
-    ]
+    results = [Results(rows[corpus], directories) for corpus, directories in corpora.items()]
     return [
         name
         for name in CHANGES
@@ -187,28 +182,37 @@ def by_corpus(directories):
     return corpora
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv=None):
+    """Train what the table asks for, and print it."""
+    parser = cli.ArgumentParser("ablation.py", __doc__)
     for corpus in ("kote", "xed"):
         parser.add_argument(f"--{corpus}", metavar="DIR", type=Path, required=True)
         parser.add_argument(f"--{corpus}-model", metavar="DIR", type=Path, required=True)
     parser.add_argument("--output-dir", metavar="DIR", type=Path, required=True)
-    parser.add_argument("--jobs", metavar="N", type=int, default=2)
-    options = parser.parse_args()
-    corpora = ("kote", "xed")
+    cli.count(parser, "--jobs", 2, "runs side by side")
+    cli.run_tool(parser, compare, argv)
+
+
+def compare(options):
+    """The table of each corpus, whose lines are read before anything is trained."""
+    rows = {
+        corpus: {
+            split: utils.read_corpus(getattr(options, corpus) / f"{split}.jsonl", labelled=True)
+            for split in ("dev", "test")
+        }
+        for corpus in ("kote", "xed")
+    }
     seeds = {name: SEEDS if name in CONFIRMED else SEEDS[:1] for name in CHANGES}
-    runs = [(corpus, name, seed) for name in CHANGES for seed in seeds[name] for corpus in corpora]
+    runs = [(corpus, name, seed) for name in CHANGES for seed in seeds[name] for corpus in rows]
     directories = train_all(runs, options, options.jobs)
-    above = screen(by_corpus(directories), options)
+    above = screen(by_corpus(directories), rows)
     print(
         f"above the base on both corpora with one seed: {', '.join(above) or 'nothing'}", flush=True
     )
-    more = [(corpus, name, seed) for name in above for seed in SEEDS[1:] for corpus in corpora]
+    more = [(corpus, name, seed) for name in above for seed in SEEDS[1:] for corpus in rows]
     directories |= train_all(more, options, options.jobs)
     for corpus, finished in by_corpus(directories).items():
-        results = Results(getattr(options, corpus), finished)
+        results = Results(rows[corpus], finished)
         against = "against the base"
         print(f"\n| {corpus} | seeds | dev | {against} | p | test | {against} | seconds |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
