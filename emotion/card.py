@@ -4,10 +4,16 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from emotion import outputs, targets
 from emotion.rules import Rule
 from emotion.run import Run
 from emotion.statistics import RESAMPLES, show_interval
 
+PREDICT = """    python predict.py DIR "a sentence"
+
+with the repository that trained it, or without it:
+
+"""
 USE = {  # what opens a checkpoint where this repository is not installed
     "gpt_train.py": """    from peft import AutoPeftModelForCausalLM
     model = AutoPeftModelForCausalLM.from_pretrained("DIR")
@@ -27,19 +33,22 @@ Each label has a sigmoid of its own; it is present where its score reaches the t
 where it says so, is the highest).""",
 }
 NORMALISED = {
-    "on": """Texts were normalised in training, and are to be in use: characters that are not seen
+    True: """Texts were normalised in training, and are to be in use: characters that are not seen
 go, blanks are folded, Unicode is NFC, runs of one mark or Hangul letter become two, names as
-&name1& go. `predict.py` does it.""",
-    "off": "Texts were read as they are.",
+&name1& go. `normalise_text` of the repository's `utils.py` does it, and `predict.py` by itself.""",
+    False: "Texts were read as they are.",
 }
-READ = {
-    "pair": "The target is read beside the text.",
-    "marked": """The target is read beside the text, and stands in it between `<<` and `>>`, where
+MARKED = {
+    False: "The target is read beside the text.",
+    True: """The target is read beside the text, and stands in it between `<<` and `>>`, where
 its place is known: "the <<soup>> was cold", "soup".""",
 }
 STUDENT = """
 Half of what it learnt are the labels, half the scores of an average of models, which had learnt
 dev too: its figures of dev are hopeful."""
+OF_A_SCRIPT = """    python {script} --model-ckpt-path DIR --test-file FILE --output-dir DIR
+
+Its class is known to that script alone."""
 FOLDS = """
 Train and dev together were parted in {folds}: part {fold} is the dev of the scores above, and the
 others were learnt."""
@@ -67,10 +76,6 @@ At {rule}; intervals of 95 %, from {resamples:,} resamples of the sentences.
 
 ## Use
 
-    python predict.py DIR "a sentence"
-
-with the repository that trained it, or without it:
-
 {use}
 
 To share it: `huggingface_hub.create_repo("USER/NAME")`, then
@@ -86,6 +91,7 @@ def write(
     Args:
         comparisons: of it alone, by labelled split, as of `statistics.compare`.
     """
+    import transformers
     from huggingface_hub import ModelCard
 
     figures = {}
@@ -104,10 +110,13 @@ def write(
         for split, each in figures.items()
     ]
     asks = "head" if arguments.get("objective") == "head" else run.script
-    use = USE.get(asks, USE["other"])
+    use = PREDICT + USE.get(asks, USE["other"])
     carries_code = (run.directory / "best" / "modeling.py").exists()
     use = use.replace("{trust}", ", trust_remote_code=True" if carries_code else "")
-    read = f"{NORMALISED[arguments['normalise']]}\n{READ[arguments['target']]}"
+    config = outputs.read_json(run.directory / "best" / "config.json")
+    if config and not carries_code and not hasattr(transformers, config["architectures"][0]):
+        use = OF_A_SCRIPT.format(script=run.script)
+    read = how_texts_are_read(*targets.reading(run.args))
     read += STUDENT * bool(arguments.get("soft_labels"))
     if arguments.get("folds"):
         read += FOLDS.format_map(arguments)
@@ -125,6 +134,11 @@ def write(
     )
     card = ModelCard(f"---\n{facts_of(run, name, base, figures).to_yaml()}\n---\n\n{text}")
     card.save(run.directory / "best" / "README.md")
+
+
+def how_texts_are_read(normalises: bool, marks: Sequence[str] | None) -> str:
+    """What a card says of how texts and targets are read; arguments as of `targets.read`."""
+    return f"{NORMALISED[normalises]}\n{MARKED[marks is not None]}"
 
 
 def facts_of(

@@ -50,6 +50,10 @@ def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | f
         elif os.path.exists(path / "decision.json"):
             told = f"{path}: holds a decision rule and no model, as of an average or a linear model"
             told += "; give best/ of a run that trained one, and average such alone to predict"
+        elif os.path.exists(path / "fp32" / "config.json"):
+            told = f"{path}: was made by export.py; give {path / 'fp32'} or {path / 'int8'}"
+        elif isinstance(config, dict) and "model_type" in config:
+            told = f"{path}: knows no labels, as a base model; give best/ of a run that trained it"
         raise utils.InputError(told) from None
     if "prompt" in config:
         told = "was made by export.py for other engines, and is asked as its README.md says"

@@ -148,13 +148,17 @@ def adapt(model: Any, lora: Any) -> Any:
     Raises:
         utils.InputError: it has no such layers, or peft does not know them.
     """
+    own = lora.base_model_name_or_path  # which peft writes; else it comes from --adapter
     try:
         with torch.device("meta"):
             return peft.get_peft_model(model, lora)
     except ValueError as error:
         names, reason = " ".join(lora.target_modules), str(error).partition(". ")[0]
-        told = f"--target-modules {names}: {type(model).__name__}: {reason}"
-        raise utils.InputError(f"{told}; name others") from None
+        told, mend = f"{type(model).__name__}: {reason}", "name others"
+        if own:
+            mend = f"give another, or --model {own}, that it was trained on"
+        flag = "--adapter" if own else f"--target-modules {names}"
+        raise utils.InputError(f"{flag}: {told}; {mend}") from None
 
 
 WORKING, COPIED = "one layer's work, a weight unpacked", "head in float32"

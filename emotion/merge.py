@@ -26,7 +26,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 import utils
-from emotion import outputs, targets
+from emotion import card, outputs, targets
 from emotion.answers import BASE_LOGIT
 from emotion.checkpoint import HEAD_FILE, LEFT_ON_THE_HUB, Checkpoint, loading
 from emotion.prompt import Prompt
@@ -43,6 +43,8 @@ it was trained with, which stand in its chat template too:
 
 without a target leave the second and the third part out. A label is present from the threshold in
 `config.json` on; where `at_least_one` is true there, so is the most probable one of a text.
+
+{read}
 """
 
 
@@ -65,6 +67,11 @@ class Base:
         with safe_open(self.files[name], "pt") as opened:
             return opened.get_tensor(name).to(torch.bfloat16)
 
+    def shape(self, name: str) -> list[int]:
+        """The measures of a tensor."""
+        with safe_open(self.files[name], "pt") as opened:
+            return list(opened.get_slice(name).get_shape())
+
 
 class Merged:
     """What a checkpoint and its base come to.
@@ -82,23 +89,14 @@ class Merged:
             self.config = AutoConfig.from_pretrained(base, trust_remote_code=False)
             causal = AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
             self.kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(self.config), None)
-            self.wanted = set(self.kind(self.config).state_dict()) if self.kind else set()
-        self.wanted.discard("score.weight")
+            single = self.kind(self.config) if self.kind else nn.Module()
+        self.wanted = set(single.state_dict()) - {"score.weight"}
         self.base, head = Base(base), causal.get_output_embeddings()
-        names = {id(module): name for name, module in causal.named_modules()}
-        self.head = f"{names[id(head)]}.weight"
-        if self.head not in self.base.files:  # tied, or of another name in the file
-            others = sorted(self.base.files.keys() - causal.state_dict().keys())
-            tied = f"{names[id(causal.get_input_embeddings())]}.weight"
-            is_tied = self.config.get_text_config().tie_word_embeddings or len(others) != 1
-            self.head = tied if is_tied else others[0]
-        self.linears = {  # of which GPT-2's are transposed
-            f"{name}.weight": type(each) is Conv1D
-            for name, each in causal.named_modules()
-            if type(each) in (nn.Linear, Conv1D) and each is not head
-        }
-        self.check(base, causal, head)
+        self.linears = linears_of(causal, head)
         self.adapter, self.scaling = read_adapter(path)
+        self.check(base, head, linears_of(single, getattr(single, "score", None)))
+        if self.settings["objective"] != "head":
+            self.head = self.find_head(base, causal)
         self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         size = causal.config.get_text_config().vocab_size
         self.prompt = Prompt.of_checkpoint(self.settings, self.tokenizer, size)
@@ -110,10 +108,16 @@ class Merged:
             mend = f'write "at_least_one": false into {path / "decision.json"}'
             raise utils.InputError(f"{path}: {told}; {mend}")
 
-    def check(self, base: str, causal: Any, head: Any) -> None:
-        """Raise utils.InputError where the base is of no such kind."""
+    def check(self, base: str, head: nn.Module, linears: dict[str, bool]) -> None:
+        """Raise utils.InputError where the base is of no such kind.
+
+        Args:
+            head: of the causal model.
+            linears: of the class for sequences, as `linears_of`.
+        """
         function = self.settings.get("head_function")
         asks = self.settings["objective"] != "head"
+        adapted = {f"{name.rpartition('.')[0]}.weight" for name in self.adapter}
         told = ""
         if not self.kind:
             told = f"transformers has no class for sequences of {self.config.model_type}"
@@ -121,12 +125,32 @@ class Merged:
             told = "its weights are quantised"
         elif lost := sorted(self.wanted - self.base.files.keys()):
             told = f"its files have no {lost[0]}"
+        elif lost := sorted(adapted - self.wanted) + sorted(linears.keys() - self.linears.keys()):
+            told = f"{lost[0]} is no part of both its classes, for text and for sequences"
         elif asks and getattr(head, "bias", None) is not None:
             told = "its head has a bias, which no class for sequences has"
         elif asks and (function is None or function[2] is not None):
             told = "what its class does to logits is not known, or is a cap"
         if told:
             raise utils.InputError(f"{base}: {told}; it cannot be merged")
+
+    def find_head(self, base: str, causal: Any) -> str:
+        """The name of the head's weights in the files.
+
+        Raises:
+            utils.InputError: they are under no name that is known.
+        """
+        head = causal.get_output_embeddings()
+        names = {module: f"{name}.weight" for name, module in causal.named_modules()}
+        if names[head] in self.base.files:
+            return names[head]
+        if self.config.get_text_config().tie_word_embeddings:
+            return names[causal.get_input_embeddings()]
+        others = self.base.files.keys() - causal.state_dict().keys()  # buffers of old among them
+        found = [name for name in others if self.base.shape(name) == list(head.weight.shape)]
+        if len(found) != 1:
+            raise utils.InputError(f"{base}: its files have no {names[head]}; it cannot be merged")
+        return found[0]
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Name and value of each tensor, in float32."""
@@ -210,20 +234,35 @@ class Merged:
         config.threshold, config.at_least_one = threshold, rule.at_least_one
         begin, end = strings["prefix"], strings["response"]
         config.prompt = {"prefix": begin, "target": strings["target"], "response": end}
+        config.normalise_text, config.target_marks = self.prompt.normalises, self.prompt.marks
         config.save_pretrained(directory)
-        asked = f"{json.dumps(begin)} + messages[0]['content'] + {json.dumps(end)}"
-        self.tokenizer.chat_template = f"{{{{ {asked} }}}}"
+        begins = self.prompt.prefix_ids[:1] == [self.tokenizer.bos_token_id]
+        first = (self.tokenizer.bos_token if begins else "") + begin
+        before, behind = (json.dumps(words, ensure_ascii=False) for words in (first, end))
+        self.tokenizer.chat_template = f"{{{{ {before} + messages[0]['content'] + {behind} }}}}"
         self.tokenizer.save_pretrained(directory)
         decision = {"labels": labels, "threshold": threshold, "at_least_one": rule.at_least_one}
         outputs.write_json(directory / "decision.json", decision)
-        card = CARD.format(
+        told = CARD.format(
             base=self.found.settings.get("base", {}).get("model_type"),
             function="softmax" if is_answer else "sigmoid",
             prefix=begin,
             target=strings["target"],
             response=end,
+            read=card.how_texts_are_read(self.prompt.normalises, self.prompt.marks),
         )
-        (directory / "README.md").write_text(card, encoding="utf-8")
+        (directory / "README.md").write_text(told, encoding="utf-8")
+
+
+def linears_of(model: nn.Module, head: nn.Module | None = None) -> dict[str, bool]:
+    """The weights that 4 bits hold, but those of the head, and whether they are transposed, as
+    GPT-2's are.
+    """
+    return {
+        f"{name}.weight": type(each) is Conv1D
+        for name, each in model.named_modules()
+        if type(each) in (nn.Linear, Conv1D) and each is not head
+    }
 
 
 def shifted(threshold: float, constant: float) -> float:

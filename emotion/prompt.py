@@ -58,8 +58,8 @@ class Prompt:
         if self.alike() and tokenizer.eos_token_id is not None:  # "label 1" and "label 12"
             self.answer_ids = [[*ids, tokenizer.eos_token_id] for ids in self.answer_ids]
         self.room = max_length - len(self.prefix_ids) - max(map(len, self.answer_ids))
-        if self.room < 1:
-            told = f"the prompt alone takes {max_length - self.room} tokens; give more"
+        if self.room <= (called := len(self.tokenize(strings["response"])[0])):
+            told = f"the prompt alone takes {max_length - self.room + called} tokens; give more"
             raise utils.InputError(f"--max-length {max_length}: {told}")
         if pair := self.alike():
             one, two = (repr(strings["answers"][number]) for number in pair)
@@ -109,7 +109,7 @@ class Prompt:
             predicts: whether a target that leaves no room for the text is cut, with a warning.
 
         Raises:
-            utils.InputError: a target, or the end of the prompt, leaves no room for the text.
+            utils.InputError: a target leaves no room for the text.
         """
         pairs = targets.read(rows, self.tokenizer, self.normalises, self.marks)
         before, after = self.strings["target"], self.strings["response"]

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -135,11 +136,11 @@ class Run:
             mend = "give its directory, or an empty one"
             return f"{path}: holds no run to resume (no run.json); {mend}"
         base = path.resolve() if path.name in ("", "..") else path
-        names = (f"{base}-{number}" for number in itertools.count(2))
-        free = next(name for name in names if not os.path.lexists(name))
-        trains = "resume" in self.args and not getattr(self.args, "model_ckpt_path", None)
-        told = f"{path}: is not empty, and no run is overwritten"
-        return f"{told}; give another, as --output-dir {free}" + ", or --resume" * trains
+        free = next(f"{base}-{n}" for n in itertools.count(2) if not os.path.lexists(f"{base}-{n}"))
+        goes_on = "resume" in self.args and not getattr(self.args, "model_ckpt_path", None)
+        goes_on &= "seconds" not in (outputs.read_json(path / "run.json") or {})
+        told = f"{path}: is not empty, and no run is overwritten; give another, as --output-dir"
+        return f"{told} {shlex.quote(free)}" + ", or --resume" * goes_on
 
     def keep_steps(self, was: dict[str, Any]) -> None:
         """Where a run is resumed with a smaller batch: fewer lines at a time, the same steps."""
@@ -233,8 +234,8 @@ class Run:
         if "precision" in self.args:
             best = getattr(self.args, "model_ckpt_path", None) or self.directory / "best"
             script = self.script.replace("gpt_train", "gpt_inference")
-            flags = "--test-file FILE --output-dir DIR"
-            utils.log.info("To predict: python %s --model-ckpt-path %s %s", script, best, flags)
+            told = f"{script} --model-ckpt-path {shlex.quote(str(best))} --test-file FILE"
+            utils.log.info("To predict: python %s --output-dir DIR", told)
 
     def remove_checkpoints(self) -> None:
         """Remove what a run that has ended needs no more."""

@@ -93,8 +93,8 @@ def check_output(path: Path, form: str | None) -> None:
     outputs.check_new(path)
     written = f".{form}" if form in DELIMITERS else ".jsonl"
     if path.suffix.lower() in (".csv", ".tsv", ".jsonl") and path.suffix.lower() != written:
-        told = f"predictions come in the form of what is read, and here that is {written}"
-        raise utils.InputError(f"{path}: {told}; name it so")
+        told = "predictions come in the form of what is read, those on plain lines as JSON Lines"
+        raise utils.InputError(f"{path}: {told}; here that is {written}; name it so")
 
 
 def check_nothing_to_read(args: argparse.Namespace) -> None:
@@ -123,7 +123,7 @@ def open_table(path: Path, form: str, args: argparse.Namespace) -> Source:
     column = args.text_column or next(iter(known), None)
     for flag, name in (("--text-column", column), ("--target-column", args.target_column)):
         if name not in columns and (name or flag == "--text-column"):
-            told = f"has no column {name or ' or '.join(TEXT_COLUMNS)!r}; it has"
+            told = f"has no column {name or ' or '.join(TEXT_COLUMNS)!r}; its columns are"
             mend = f"give {flag}, if the first line names columns, parted by {DELIMITERS[form]!r}"
             raise utils.InputError(f"{path}: {told} {', '.join(columns)}; {mend}")
     named = args.target_column

@@ -1,5 +1,6 @@
 """The two BERT scripts: inputs, models, and whole runs on the sample as a user makes them."""
 
+import functools
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from transformers import (
 
 import bert_plain
 import utils
-from emotion import encoder, modeling, outputs, rules, scoring, statistics, task
+from emotion import cli, encoder, modeling, outputs, rules, scoring, statistics, task
 from emotion.inputs import Inputs, encode
 from emotion.modeling import GRUClassifier, MeanPoolingClassifier
 
@@ -562,6 +563,23 @@ def test_a_gru_reads_no_padding_and_needs_no_lengths():
 
 
 # What no script has
+
+
+def test_the_card_of_a_class_of_a_script_alone_names_that_script(monkeypatch, tmp_path):
+    import variants
+
+    own = variants.HEADS["attention"]
+    monkeypatch.setitem(modeling.HEADS, "attention", own)
+    monkeypatch.setitem(encoder.OURS, own.__name__, own)
+    rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")[:24]
+    files = [f"--{split}-file={write_rows(tmp_path / split, rows)}" for split in ("train", "dev")]
+    parser = bert_plain.argument_parser("bert_plain", "")
+    recipe = functools.partial(bert_plain.train, head="attention")
+    flags = ["--model", str(MODEL), "--epochs", "1", "--output-dir", str(tmp_path / "out")]
+    cli.run_script(parser, recipe, [*files, *flags])
+    card = (tmp_path / "out" / "best" / "README.md").read_text(encoding="utf-8")
+    assert "python bert_plain.py --model-ckpt-path DIR --test-file FILE" in card
+    assert "pipeline(" not in card and "predict.py DIR" not in card
 
 
 def test_the_changes_of_the_ablation_can_be_trained(monkeypatch):

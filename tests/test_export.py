@@ -9,9 +9,9 @@ import causal_layouts
 import numpy as np
 import pytest
 import torch
-from conftest import EMOTIONS, assert_refused, call
+from conftest import EMOTIONS, assert_refused, call, make_row, write_rows
 from safetensors.torch import load_file, save_file
-from small_runs import SmallRuns
+from small_runs import GPT_NEOX, SmallRuns
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import predict
@@ -60,6 +60,8 @@ def test_an_export_scores_as_its_checkpoint_does(kind, small, tmp_path):
     assert sizes[1] < sizes[0] / 2
     outcome = call("predict.py", tmp_path / "out" / "int8", "급식 최고", "--threshold", 0.3)
     assert list(json.loads(outcome.stdout)["scores"]) == list(EMOTIONS)
+    told = f"was made by export.py; give {tmp_path / 'out' / 'fp32'} or "
+    assert_refused(call("predict.py", tmp_path / "out", "글"), told)
     again = call("export.py", run, tmp_path / "out")
     assert_refused(again, "is there, and nothing is overwritten")
 
@@ -114,15 +116,75 @@ def test_an_adapter_that_is_no_plain_one_is_not_merged(small, tmp_path):
     assert_refused(call("export.py", tmp_path / "run", tmp_path / "out"), "lora_magnitude_vector,")
 
 
-def test_a_base_that_is_quantised_is_not_merged(small, tmp_path):
-    causal_layouts.build("llama-4-bit", tmp_path / "model")
+@pytest.mark.parametrize(
+    ("layout", "told"),
+    [
+        ("llama-4-bit", "its weights are quantised"),
+        ("qwen3.5-composite", "is no part of both its classes, for text and for sequences"),
+    ],
+)
+def test_a_base_that_is_quantised_or_laid_out_otherwise_is_not_merged(
+    layout, told, small, tmp_path
+):
+    causal_layouts.build(layout, tmp_path / "model")
     arguments = small.arguments("gpt_train.py")
     arguments[1] = tmp_path / "model"
     flags = ["--objective", "head", "--epochs", 1, "--output-dir", tmp_path / "run"]
     trained = call("gpt_train.py", *arguments, *flags)
     assert trained.returncode == 0, trained.stderr
     outcome = call("export.py", tmp_path / "run", tmp_path / "out")
-    assert_refused(outcome, "its weights are quantised; it cannot be merged")
+    assert_refused(outcome, f"{told}; it cannot be merged")
+
+
+def test_a_head_of_another_name_is_found_among_buffers_of_old(small, tmp_path):
+    """As the base of the published approach has: its files were written by a former library."""
+    run = small.undisturbed("gpt_train.py", "--objective", "multilabel")
+    shutil.copytree(GPT_NEOX, tmp_path / "base")
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    assert "embed_out.weight" in weights  # the class says lm_head.weight
+    more = {"attention.masked_bias": torch.tensor(-1e9), "attention.bias": torch.ones(1, 1, 8, 8)}
+    more = {f"gpt_neox.layers.0.{name}": tensor for name, tensor in more.items()}
+    file = tmp_path / "base" / "model.safetensors"
+    save_file(weights | more, file, {"format": "pt"})
+    found, _ = checkpoint.check_adapter(run / "best", "auto")
+    found = found._replace(rule=rules.Rule(0.5))
+    scores = [
+        merge.Merged(run / "best", str(base), found).score() for base in (GPT_NEOX, file.parent)
+    ]
+    assert torch.equal(scores[0][0], scores[1][0])
+    weights["head"] = weights.pop("embed_out.weight")
+    save_file(weights | {"other": weights["head"].clone()}, file, {"format": "pt"})
+    with pytest.raises(utils.InputError, match=r"its files have no lm_head\.weight; it cannot"):
+        merge.Merged(run / "best", str(file.parent), found)
+
+
+def test_a_merged_classifier_says_how_it_is_asked(small, tmp_path):
+    """Its chat template gives training's tokens, BOS and emoji in labels with them."""
+    causal_layouts.build("kanana", tmp_path / "model")
+    labels = {"joy": "joy 😀", "anger": "anger 😡"}
+    files = []
+    for split in ("train", "dev"):
+        rows = utils.read_corpus(small.corpus()[1 if split == "train" else 3])
+        for row in rows:
+            row["output"] = {told: row["output"][name] for name, told in labels.items()}
+        files += [f"--{split}-file", write_rows(tmp_path / f"{split}.jsonl", rows)]
+    flags = ["--objective", "head", "--target", "marked", "--epochs", 1, "--precision", "fp32"]
+    given = ["--model", tmp_path / "model", *files, *flags, "--output-dir", tmp_path / "run"]
+    assert call("gpt_train.py", *given).returncode == 0
+    file = tmp_path / "run" / "best" / "decision.json"
+    outputs.write_json(file, json.loads(file.read_text()) | {"at_least_one": False})
+    outcome = call("export.py", tmp_path / "run", tmp_path / "out")
+    assert outcome.returncode == 0, outcome.stderr
+    found, base = checkpoint.check_adapter(file.parent, "auto")
+    prompt = merge.Merged(file.parent, base, found).prompt
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": "글"}], return_dict=False)
+    assert asked == prompt.prefix_ids + prompt.encode([make_row(form="글", target=None)])[0]
+    assert asked[0] == tokenizer.bos_token_id and "😡" in tokenizer.decode(asked)
+    told = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "Texts were normalised in training" in told and "stands in it between `<<`" in told
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert config["normalise_text"] is True and config["target_marks"] == ["<<", ">>"]
 
 
 @pytest.mark.parametrize("objective", ["answer", "multilabel", "head"])
@@ -178,4 +240,4 @@ def test_an_adapter_becomes_an_ordinary_classifier(layout, objective, small, tmp
     text = f"{merged.settings['strings']['prefix']}글{merged.settings['strings']['response']}"
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     asked = tokenizer.apply_chat_template([{"role": "user", "content": "글"}], tokenize=False)
-    assert asked == text
+    assert asked.removeprefix(tokenizer.bos_token or "") == text

@@ -251,6 +251,10 @@ def test_truncation_shortens_the_text_alone_and_is_told(tokenizer, caplog):
     assert first == len(prompt.prefix_ids) + len(cut) - 1  # foretells the answer
     with pytest.raises(utils.InputError, match="--max-length 20: the prompt alone takes"):
         make_prompt(tokenizer, max_length=20)
+    least = whole.max_length - whole.room + len(call_for)
+    with pytest.raises(utils.InputError, match=f"the prompt alone takes {least} tokens"):
+        make_prompt(tokenizer, max_length=least)
+    assert make_prompt(tokenizer, max_length=least + 1).encode([make_row("d", target=None)])
     with pytest.raises(utils.InputError, match=r"'c': input\.target\.form"):
         prompt.encode([make_row("c", form="급식 " * 50, target="급식 " * 49 + "급식")])
 

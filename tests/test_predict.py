@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 from conftest import EMOTIONS, ROOT, assert_refused, call, make_row, run_script, write_rows
-from small_runs import MODELS, SmallRuns
+from small_runs import MODELS, ROBERTA, SmallRuns
 
 import predict
 import utils
@@ -232,6 +232,8 @@ def test_columns_and_formats_can_be_named(small, tmp_path):
         (["{best}", "--target", "표", "글", "--input", "x.csv"], "give one of them"),
         (["{best}", "--input", "{odd}", "--format", "jsonl"], "line 1: is not JSON"),
         (["{tokenizer}", "글"], "is no checkpoint"),
+        (["{base}", "글"], "knows no labels, as a base model; give best/ of a run"),
+        (["{best}", "--input", "l.txt", "--output", "l.csv"], "those on plain lines as JSON Lines"),
         (["{best}", "글", "--threshold", "2"], "--threshold"),
     ],
 )
@@ -240,6 +242,7 @@ def test_what_cannot_be_predicted_is_told_in_one_line(small, tmp_path, arguments
     (tmp_path / "odd.file").write_text("a,b\n1,2\n", encoding="utf-8")
     (tmp_path / "empty").mkdir()
     places = {"best": best, "odd": tmp_path / "odd.file", "tokenizer": tmp_path / "empty"}
+    places["base"] = ROBERTA
     outcome = call("predict.py", *(each.format(**places) for each in arguments))
     assert outcome.returncode == 2 and told in outcome.stderr, outcome.stderr
     assert outcome.stdout == "" and outcome.stderr.count("\n") == 1

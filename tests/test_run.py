@@ -88,6 +88,16 @@ def test_a_directory_in_use_is_refused_and_a_free_one_named(small, tmp_path):
     free = refused.stderr.partition("--output-dir ")[2].partition(",")[0]
     assert call("bert_plain.py", *arguments, free, cwd=tmp_path).returncode == 0
     assert (tmp_path / "out-3" / "metrics.json").exists()
+    again = call("bert_plain.py", *arguments, free, cwd=tmp_path)
+    assert again.stderr.endswith("give another, as --output-dir out-3-2\n")  # it has ended
+
+
+def test_a_command_that_is_told_can_be_given_as_it_stands(small, tmp_path):
+    arguments = [*small.arguments("bert_plain.py"), "--epochs", 1, "--output-dir", "my run"]
+    outcome = call("bert_plain.py", *arguments, cwd=tmp_path)
+    assert "bert_plain.py --model-ckpt-path 'my run/best' --test-file FILE" in outcome.stdout
+    refused = call("bert_plain.py", *arguments, cwd=tmp_path)
+    assert_refused(refused, "give another, as --output-dir 'my run-2'")
 
 
 def test_a_prediction_has_nothing_to_resume(small, tmp_path):

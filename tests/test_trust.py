@@ -15,6 +15,7 @@ import sys
 import textwrap
 import time
 
+import causal_layouts
 import numpy as np
 import pytest
 from children import finish, ranks, run_child, start
@@ -530,6 +531,17 @@ def test_an_adapter_with_other_layers_is_refused(change, small, tmp_path):
     told = f"{best}: is of another model (it {change} "
     assert_refused(call("gpt_inference.py", *flags), told)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_of_another_architecture_is_not_gone_on_with(small, tmp_path):
+    best = small.undisturbed("gpt_train.py") / "best"
+    causal_layouts.build("llama3", tmp_path / "model")
+    arguments = small.arguments("gpt_train.py")
+    arguments[1] = tmp_path / "model"
+    flags = ["--adapter", best, "--output-dir", tmp_path / "out"]
+    told = "error: --adapter: LlamaForCausalLM: Target modules "
+    mend = f"; give another, or --model {GPT_NEOX}, that it was trained on"
+    assert_refused(call("gpt_train.py", *arguments, *flags), told, mend)
 
 
 def test_an_adapter_of_another_base_is_refused_before_weights_are_loaded(small, tmp_path):
