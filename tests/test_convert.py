@@ -229,6 +229,9 @@ def test_a_column_of_names_becomes_labels(tmp_path):
     refused = call("convert.py", "table", dev, tmp_path / "no.jsonl", *flags, "--like", out)
     assert_refused(refused, f"{dev}: line 2: 'fear' is no label of {out}")
     assert not (tmp_path / "no.jsonl").exists()
+    dev.write_text('text,emotion\n싫다,"anger, fear"\n', encoding="utf-8")
+    outcome = call("convert.py", "table", dev, tmp_path / "odd.jsonl", *flags)
+    assert "'anger, fear' is read as one label; if it is several, give --sep" in outcome.stderr
 
 
 @pytest.mark.parametrize(
