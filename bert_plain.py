@@ -159,6 +159,11 @@ def predict(args: argparse.Namespace, run: Run, architectures: tuple[str, ...]) 
     if flag := next((name for name, value in given.items() if value), None):
         message = f"{flag} is for training, --model-ckpt-path only predicts; give one of them"
         raise utils.InputError(message)
+    parser = argument_parser("bert_plain", None)
+    for name in ("normalise", "target", "tune"):
+        if getattr(args, name) != parser.get_default(name):
+            told = "warning: --%s is for training; what the checkpoint was trained with is taken"
+            utils.log.warning(told, name)
     path = args.model_ckpt_path
     found = checkpoint.check_encoder(path, architectures, args.threshold)
     files = data.check_to_predict(args, run, found.labels)
@@ -168,7 +173,7 @@ def predict(args: argparse.Namespace, run: Run, architectures: tuple[str, ...]) 
 
     scoring.check_devices()
     score, facts = inputs.load_scorer(path, args.precision, args.val_batch_size)
-    run.note(**facts)
+    run.note(checkpoint=path.resolve(), **facts)
     ending.predict_files(run, found, files, score)
 
 

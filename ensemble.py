@@ -87,11 +87,11 @@ def combine(args: argparse.Namespace, run: Run) -> None:
     }
     members, corpora, labels = systems.read_systems(args.runs, files)
     is_out_of_fold = any(map(kinds.is_pooled, map(systems.read_record, args.runs)))
-    gold = {
-        split: utils.encode_labels(rows, labels)
-        for split, rows in corpora.items()
-        if all(utils.has_labels(row) and row["output"].keys() == set(labels) for row in rows)
-    }
+    gold = {}
+    for split, rows in corpora.items():
+        parts = ("train", "dev") if is_out_of_fold and split == "dev" else (split,)
+        if all(data.summarise(str(files[part]), labels, True)[1] for part in parts):
+            gold[split] = utils.encode_labels(rows, labels)
     constant = systems.constant_answer(args.runs)
     if is_out_of_fold:  # its dev is all of train and dev, of which each run knows a part
         constant = statistics.best_constant_answer(gold["dev"], labels)

@@ -50,7 +50,7 @@ def predict(args: argparse.Namespace, run: Run) -> None:
 
     scoring.check_devices()
     score, facts = causal.load_scorer(path, base, found, args.precision, args.batch_size)
-    run.note(**facts)
+    run.note(checkpoint=path.resolve(), **facts)
     ending.predict_files(run, found, files, score)
 
 

@@ -312,8 +312,8 @@ def convert_table(args):
         target = cells[args.target].strip() if args.target else None
         rows.append((f"{args.source.stem}-{number}", cells[args.text], present, target))
     if args.separator and (odd := next((name for name in labels if set(name) & set(",;|")), None)):
-        told = "warning: %s: %r is read as one label; if it is several, give --separator otherwise"
-        utils.log.warning(told, args.source, odd)
+        told = "warning: %s: %r is read as one label; if it is several, convert anew, with another"
+        utils.log.warning(f"{told} --separator", args.source, odd)
     return [make_row(id, text, present, list(labels), target) for id, text, present, target in rows]
 
 

@@ -44,6 +44,6 @@ if [[ -e "$output/average/test.jsonl" ]]; then
   echo "to hand in: $output/average/test.jsonl"
 else
   echo "the average was made without a test file; to predict one (each line has scores" \
-    "besides, which the file to hand in has not: sed 's/, \"scores\": {[^}]*}//' takes them away):" \
-    "python predict.py $output/average --input FILE --output FILE"
+    "besides, which the file to hand in has not: sed 's/, \"scores\": {.*}}$/}/' takes them away):" \
+    "python predict.py $(printf %q "$output/average") --input FILE --output FILE"
 fi

@@ -35,7 +35,7 @@ where it says so, is the highest).""",
 NORMALISED = {
     True: """Texts were normalised in training, and are to be in use: characters that are not seen
 go, blanks are folded, Unicode is NFC, runs of one mark or Hangul letter become two, names as
-&name1& go. `normalise_text` of the repository's `utils.py` does it, and `predict.py` by itself.""",
+&name1& go. `normalise_text` of the repository's `utils.py` does it; so do its scripts.""",
     False: "Texts were read as they are.",
 }
 MARKED = {
@@ -46,9 +46,7 @@ its place is known: "the <<soup>> was cold", "soup".""",
 STUDENT = """
 Half of what it learnt are the labels, half the scores of an average of models, which had learnt
 dev too: its figures of dev are hopeful."""
-OF_A_SCRIPT = """    python {script} --model-ckpt-path DIR --test-file FILE --output-dir DIR
-
-Its class is known to that script alone."""
+OF_NO_SCRIPT = "Its class, `{name}`, is in no script of the repository; what trained it opens it."
 FOLDS = """
 Train and dev together were parted in {folds}: part {fold} is the dev of the scores above, and the
 others were learnt."""
@@ -115,7 +113,7 @@ def write(
     use = use.replace("{trust}", ", trust_remote_code=True" if carries_code else "")
     config = outputs.read_json(run.directory / "best" / "config.json")
     if config and not carries_code and not hasattr(transformers, config["architectures"][0]):
-        use = OF_A_SCRIPT.format(script=run.script)
+        use = OF_NO_SCRIPT.format(name=config["architectures"][0])
     read = how_texts_are_read(*targets.reading(run.args))
     read += STUDENT * bool(arguments.get("soft_labels"))
     if arguments.get("folds"):

@@ -130,20 +130,22 @@ def split_fold(rows: list[utils.Row], labels: Sequence[str], folds: int, fold: i
     The same rows are parted alike on every machine, whatever `--seed` is.
 
     Raises:
-        utils.InputError: there are too few lines.
+        utils.InputError: there are too few sentences.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     encoded = utils.encode_labels(rows, labels)
-    combinations = np.unique(encoded, axis=0, return_inverse=True)[1]
+    combinations, about = np.unique(encoded, axis=0, return_inverse=True)[1], sentences(rows)
+    if np.bincount(combinations).max() < folds:  # as of many labels: nothing can be spread
+        combinations[:] = 0
+    if about.max() + 1 < folds:
+        few = f"{len(rows)} lines" if len(rows) < folds else f"{about.max() + 1} sentences"
+        told = f"--folds {folds}: {few} are too few for so many parts; give a smaller K"
+        raise utils.InputError(told)
     parted = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     with warnings.catch_warnings():  # rare combinations are spread as can be
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        try:
-            parts = list(parted.split(rows, combinations, sentences(rows)))[fold]
-        except ValueError:
-            message = f"--folds {folds}: {len(rows)} lines are too few for so many parts"
-            raise utils.InputError(f"{message}; give a smaller K") from None
+        parts = list(parted.split(rows, combinations, about))[fold]
     return {
         split: [rows[index] for index in part]
         for split, part in zip(("train", "dev"), parts, strict=True)

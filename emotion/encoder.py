@@ -168,6 +168,9 @@ def load_tokenizer(path: Path | str, config: Any) -> Any:
     pad token, and puts something between text and target.
 
     All of it is saved with it, so that plain use of a checkpoint reads what was trained.
+
+    Raises:
+        utils.InputError: it has no token to pad with.
     """
     names = ["input_ids", "token_type_ids", "attention_mask"]
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
@@ -179,6 +182,9 @@ def load_tokenizer(path: Path | str, config: Any) -> Any:
         path, trust_remote_code=False, padding_side="right", model_input_names=names
     )
     end = tokenizer.sep_token or tokenizer.eos_token
+    if tokenizer.pad_token is None and end is None:
+        told = "its tokenizer has no pad_token; name it in tokenizer_config.json"
+        raise utils.InputError(f"{path}: {told}, or give another model")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = end
     single, double = (tokenizer.num_special_tokens_to_add(pair=pair) for pair in (False, True))

@@ -44,8 +44,9 @@ it was trained with, which stand in its chat template too:
 without a target leave the second and the third part out. A label is present from the threshold in
 `config.json` on; where `at_least_one` is true there, so is the most probable one of a text.
 
-{read}
+{read}{moved}
 """
+MOVED = "\nScores lack a constant, and are not those of `gpt_inference.py`; decisions are the same."
 
 
 class Base:
@@ -125,8 +126,10 @@ class Merged:
             told = "its weights are quantised"
         elif lost := sorted(self.wanted - self.base.files.keys()):
             told = f"its files have no {lost[0]}"
-        elif lost := sorted(adapted - self.wanted) + sorted(linears.keys() - self.linears.keys()):
+        elif lost := sorted(linears.keys() - self.linears.keys()):
             told = f"{lost[0]} is no part of both its classes, for text and for sequences"
+        elif asks and (lost := sorted(adapted - self.wanted)):
+            told = f"the adapter is on {lost[0]} too, which its class for sequences has not"
         elif asks and getattr(head, "bias", None) is not None:
             told = "its head has a bias, which no class for sequences has"
         elif asks and (function is None or function[2] is not None):
@@ -250,14 +253,13 @@ class Merged:
             target=strings["target"],
             response=end,
             read=card.how_texts_are_read(self.prompt.normalises, self.prompt.marks),
+            moved=MOVED * any(constants),
         )
         (directory / "README.md").write_text(told, encoding="utf-8")
 
 
 def linears_of(model: nn.Module, head: nn.Module | None = None) -> dict[str, bool]:
-    """The weights that 4 bits hold, but those of the head, and whether they are transposed, as
-    GPT-2's are.
-    """
+    """The weights that 4 bits hold but the head's, and whether they are transposed, as GPT-2's."""
     return {
         f"{name}.weight": type(each) is Conv1D
         for name, each in model.named_modules()

@@ -196,7 +196,7 @@ class Run:
 
         Raises:
             utils.InputError: the run that is resumed began with other files. Before it has ended, a
-                test file may come; afterwards, one that no flag names is no part of it.
+                test file may come; afterwards, none has to be there, or is looked at unasked.
         """
         before, args = self.record.get("data", {}), vars(self.args)
         ended = "seconds" in self.record
@@ -211,7 +211,7 @@ class Run:
             else:
                 told = "names a file, and the run noted none when it began; leave it out if it"
                 told += " was not given then, or start anew"
-            if was != now and (was or split != "test" or ended):
+            if was != now and (split != "test" or (now if ended else was)):
                 flag = words(split) + "-file" * (split in ("train", "dev", "test"))
                 raise utils.InputError(f"--resume: {flag} {told}")
         self.note(data=found)

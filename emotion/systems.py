@@ -183,7 +183,8 @@ def checkpoint_of(path: Path, directory: Path) -> str:
     """What predicts as the run at `path` did, seen from a directory: the run, or what it was given
     to predict with.
     """
-    given = (outputs.read_json(path / "run.json") or {})["arguments"].get("model_ckpt_path")
+    record = outputs.read_json(path / "run.json") or {}
+    given = record.get("checkpoint") or record["arguments"].get("model_ckpt_path")
     return os.path.relpath(Path(given or path).resolve(), directory.resolve())
 
 

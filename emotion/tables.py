@@ -43,31 +43,28 @@ def read_table(
         utils.InputError: as `read_text`; it has no header, or a row has other columns than that.
     """
     delimiter = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
-    records = read_records(path, delimiter)
+    text = read_text(path)
+    records = read_records(path, text, delimiter)
     _, columns = next(records, (0, []))
     if not any(map(str.strip, columns)) or len(set(columns)) < len(columns):
         mend = "name each column, in the first line"
         raise utils.InputError(f"{path}: has no header, or a column twice; {mend}")
-
-    records, ahead = itertools.tee(records)
-    if not any(values for _, values in ahead):
+    is_empty = True
+    for number, values in records:  # all, before one is used
+        if values and len(values) != len(columns):
+            told = f"has {len(values)} columns, and the first line {len(columns)}"
+            raise utils.InputError(f"{path}: line {number}: {told}; mend it")
+        is_empty = is_empty and not values
+    if is_empty:
         raise utils.InputError(f"{path}: has no rows; give some")
-
-    def rows() -> Iterator[tuple[int, dict[str, str]]]:
-        for number, values in records:
-            if values and len(values) != len(columns):
-                told = f"has {len(values)} columns, and the first line {len(columns)}"
-                raise utils.InputError(f"{path}: line {number}: {told}; mend it")
-            if values:
-                yield number, dict(zip(columns, values, strict=True))
-
-    return columns, rows()
+    again = itertools.islice(read_records(path, text, delimiter), 1, None)
+    return columns, ((n, dict(zip(columns, each, strict=True))) for n, each in again if each)
 
 
-def read_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def read_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The number of its last line, and the values, of each record of a table."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for values in reader:
             yield reader.line_num, values

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 
@@ -562,10 +563,19 @@ def test_a_gru_reads_no_padding_and_needs_no_lengths():
         assert torch.equal(told, model(**batch).logits)
 
 
+def test_a_tokenizer_that_can_pad_with_nothing_is_refused(tmp_path):
+    shutil.copytree(MODEL, tmp_path / "model")
+    settings = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
+    (tmp_path / "model" / "tokenizer_config.json").write_text(settings)
+    (tmp_path / "model" / "special_tokens_map.json").unlink(missing_ok=True)
+    with pytest.raises(utils.InputError, match="its tokenizer has no pad_token; name it in"):
+        encoder.load_to_train(tmp_path / "model", EMOTIONS, "mean")
+
+
 # What no script has
 
 
-def test_the_card_of_a_class_of_a_script_alone_names_that_script(monkeypatch, tmp_path):
+def test_the_card_of_a_class_of_no_script_says_so(monkeypatch, tmp_path):
     import variants
 
     own = variants.HEADS["attention"]
@@ -578,8 +588,8 @@ def test_the_card_of_a_class_of_a_script_alone_names_that_script(monkeypatch, tm
     flags = ["--model", str(MODEL), "--epochs", "1", "--output-dir", str(tmp_path / "out")]
     cli.run_script(parser, recipe, [*files, *flags])
     card = (tmp_path / "out" / "best" / "README.md").read_text(encoding="utf-8")
-    assert "python bert_plain.py --model-ckpt-path DIR --test-file FILE" in card
-    assert "pipeline(" not in card and "predict.py DIR" not in card
+    assert "Its class, `AttentionPoolingClassifier`, is in no script" in card
+    assert "pipeline(" not in card and "python " not in card.partition("## Use")[2]
 
 
 def test_the_changes_of_the_ablation_can_be_trained(monkeypatch):

@@ -231,7 +231,7 @@ def test_a_column_of_names_becomes_labels(tmp_path):
     assert not (tmp_path / "no.jsonl").exists()
     dev.write_text('text,emotion\n싫다,"anger, fear"\n', encoding="utf-8")
     outcome = call("convert.py", "table", dev, tmp_path / "odd.jsonl", *flags)
-    assert "'anger, fear' is read as one label; if it is several, give --sep" in outcome.stderr
+    assert "'anger, fear' is read as one label; if it is several, convert" in outcome.stderr
 
 
 @pytest.mark.parametrize(
@@ -243,6 +243,7 @@ def test_a_column_of_names_becomes_labels(tmp_path):
             "line 2: joy: is 'maybe'; write 1 or 0, or give --separator",
         ),
         ("text,joy\n좋다,1.0\n ,0.0\n", (), "line 3: text: is blank; write a text, or delete"),
+        ("text,joy\n좋다,1\n\n나쁘다,0,1\n", (), "line 4: has 3 columns, and the first line 2"),
         ("text,joy\n좋다,1,1\n", (), "line 2: has 3 columns, and the first line 2"),
         ("text,joy\n\u200b,1\n", (), "line 1: input.form: is missing, blank"),
         ("text,anger\n좋다,1\n", (), "has no column 'joy'; it has text, anger"),

@@ -450,6 +450,31 @@ def test_split_fold_parts_every_line_once_with_emotions_even_and_sentences_whole
     assert parts[0] == data.split_fold(rows, EMOTIONS, 5, 0)
 
 
+def test_split_fold_parts_lines_that_have_no_labels_in_common():
+    rows = [make_row(str(n), f"문장 {n}", None, (EMOTIONS[n],)) for n in range(6)]
+    held_out = [data.split_fold(rows, EMOTIONS, 3, fold)["dev"] for fold in range(3)]
+    assert [len(part) for part in held_out] == [2, 2, 2]
+    assert sorted(row["id"] for part in held_out for row in part) == list("012345")
+    of_one = [make_row(str(n), "문장", None, ("joy",)) for n in range(6)]
+    with pytest.raises(utils.InputError, match="--folds 3: 1 sentences are too few"):
+        data.split_fold(of_one, EMOTIONS, 3, 0)
+
+
+def test_labels_that_the_scripts_refuse_are_not_tuned_on(tmp_path):
+    """Of a run that did not use them; read as absent, they would give a rule and a score of 0."""
+    rows = [make_row(str(n), f"문장 {n}", None) for n in range(8)]
+    file = write_rows(tmp_path / "dev.jsonl", rows)
+    run = make_run(tmp_path / "run", {"dev": file}, {"dev": lambda labels: noisy(labels, 0)})
+    rows[0]["output"]["joy"] = "true"
+    write_rows(file, rows)
+    record = read_json(run / "run.json")
+    record["data"]["dev"] = identify(file)
+    (run / "run.json").write_text(json.dumps(record, default=str))
+    outcome = call("ensemble.py", run, "--output-dir", tmp_path / "out")
+    assert outcome.returncode == 2 and "no labelled dev lines were scored" in outcome.stderr
+    assert "output.joy: is 'true'" in outcome.stdout and "are not used" in outcome.stdout
+
+
 ARGUMENTS = {"folds": 2, "answers": "answers.json", "threshold": "auto"}  # of a fold
 
 

@@ -136,6 +136,23 @@ def test_a_base_that_is_quantised_or_laid_out_otherwise_is_not_merged(
     assert_refused(outcome, f"{told}; it cannot be merged")
 
 
+@pytest.mark.parametrize("objective", ["head", "multilabel"])
+def test_an_adapter_on_the_head_is_merged_where_nothing_reads_that(objective, small, tmp_path):
+    causal_layouts.build("qwen3", tmp_path / "model")
+    arguments = small.arguments("gpt_train.py")
+    arguments[1] = tmp_path / "model"
+    flags = ["--target-modules", "lm_head", "q_proj", "--objective", objective, "--epochs", 1]
+    trained = call("gpt_train.py", *arguments, *flags, "--output-dir", tmp_path / "run")
+    assert trained.returncode == 0, trained.stderr
+    file = tmp_path / "run" / "best" / "decision.json"
+    outputs.write_json(file, json.loads(file.read_text()) | {"at_least_one": False})
+    outcome = call("export.py", tmp_path / "run", tmp_path / "out")
+    if objective == "head":
+        assert outcome.returncode == 0, outcome.stderr
+    else:
+        assert_refused(outcome, "the adapter is on lm_head.weight too")
+
+
 def test_a_head_of_another_name_is_found_among_buffers_of_old(small, tmp_path):
     """As the base of the published approach has: its files were written by a former library."""
     run = small.undisturbed("gpt_train.py", "--objective", "multilabel")

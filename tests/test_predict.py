@@ -109,9 +109,11 @@ def test_an_average_of_predictions_opens_behind_a_link_and_without_labels(small,
     (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
     members = []
     for script in ("bert_plain.py", "bert_GRU.py"):
-        best, output = small.undisturbed(script) / "best", tmp_path / script
-        where = ["--model-ckpt-path", best, "--test-file", file, "--output-dir", output]
-        assert call(script, *where, "--precision", "fp32").returncode == 0
+        run, output = small.undisturbed(script), tmp_path / script
+        where = ["--model-ckpt-path", "best", "--test-file", file, "--output-dir", output]
+        outcome = call(script, *where, "--precision", "fp32", "--tune", "macro", cwd=run)
+        assert outcome.returncode == 0
+        assert "warning: --tune is for training; what the checkpoint was" in outcome.stdout
         members.append(output)
     average = tmp_path / "link" / "average"
     flags = "--threshold", 0.2, "--output-dir", average

@@ -281,6 +281,18 @@ def test_resume_knows_the_answers_by_what_they_are(small, tmp_path):
     assert_refused(call("gpt_train.py", *given), told)
 
 
+def test_a_run_that_ended_with_a_test_file_is_complete_without_it_too(tmp_path):
+    dev, test = (write_rows(tmp_path / name, [make_row("1")]) for name in ("dev", "test"))
+    args = argparse.Namespace(output_dir=tmp_path / "out", dev_file=dev, test_file=test)
+    with Run(args, "a.py") as run:
+        run.note_files({"dev": dev, "test": test})
+        run.finish()
+    args.resume, args.test_file = True, None
+    with Run(args, "a.py") as run:
+        run.note_files({"dev": dev})
+        assert run.is_complete()
+
+
 @pytest.mark.parametrize("has_ended", [False, True])
 def test_a_test_file_that_came_to_its_place_is_no_part_of_a_run_that_has_ended(has_ended, tmp_path):
     dev, test = (write_rows(tmp_path / name, [make_row("1")]) for name in ("dev", "test"))
