@@ -214,7 +214,7 @@ class Run:
             if was != now and (split != "test" or (now if ended else was)):
                 flag = words(split) + "-file" * (split in ("train", "dev", "test"))
                 raise utils.InputError(f"--resume: {flag} {told}")
-        self.note(data=found)
+        self.note(data=before | found if ended else found)
 
     def finish(self, history: Sequence[dict[str, float]] = ()) -> None:
         """Complete run.json with wall time, peak memory and training curves, and say so.

@@ -291,6 +291,7 @@ def test_a_run_that_ended_with_a_test_file_is_complete_without_it_too(tmp_path):
     with Run(args, "a.py") as run:
         run.note_files({"dev": dev})
         assert run.is_complete()
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["data"].keys() == {"dev", "test"}
 
 
 @pytest.mark.parametrize("has_ended", [False, True])
