@@ -132,7 +132,8 @@ def write(model: Any, inputs: dict[str, torch.Tensor], directory: Path) -> None:
 
     Args:
         model: in evaluation mode, on the CPU.
-        inputs: of a batch of two lines at least, to trace with.
+        inputs: of a batch of two lines and two tokens at least, to trace with; both sizes are left
+            open.
 
     Raises:
         utils.InputError: onnx is not installed, or the model cannot be exported.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from children import run_child
 from conftest import ROOT, call
 
 SCRIPTS = ("bert_plain", "bert_GRU", "gpt_train", "gpt_inference", "ensemble", "predict", "export")
@@ -217,17 +218,17 @@ BENCHMARKS = [
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_says_what_it_measures(name):
-    command = [sys.executable, str(ROOT / "tests" / "benchmarks" / name), "--help"]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    assert f"python tests/benchmarks/{name}" in process.stdout
+def test_every_benchmark_says_what_it_measures(name, tmp_path):
+    outcome = run_child(f"tests/benchmarks/{name}", "--help", output=tmp_path / "told")
+    assert outcome.returncode == 0, outcome.stderr
+    assert f"python tests/benchmarks/{name}" in outcome.stdout
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_uses_what_the_house_has(name):
     """No test calls them: some run for hours, or on a GPU."""
-    tree = ast.parse((ROOT / "tests" / "benchmarks" / name).read_text(encoding="utf-8"))
+    source = (ROOT / "tests" / "benchmarks" / name).read_text(encoding="utf-8")
+    tree = ast.parse(source)
     inside = {*HOUSE, *(each.removesuffix(".py") for each in BENCHMARKS)}
     modules = {}
     for node in ast.walk(tree):
@@ -235,6 +236,7 @@ def test_every_benchmark_uses_what_the_house_has(name):
             names = {alias.name for alias in node.names} & inside
             modules |= {each: importlib.import_module(each) for each in names}
         elif isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] in inside:
+            assert "sys.path" in source, "started by its path, it does not find the repository"
             for alias in node.names:
                 if node.module == "emotion":
                     modules[alias.name] = importlib.import_module(f"emotion.{alias.name}")
