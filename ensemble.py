@@ -101,6 +101,9 @@ def combine(args: argparse.Namespace, run: Run) -> None:
         told = "no labelled dev lines were scored, to tune on"
         mend = "give --threshold, as --threshold 0.3, and equal weights"
         raise utils.InputError(f"{told}; {mend}")
+    if args.no_ensemble and not gold:
+        told = "no labelled lines were scored, to compare on"
+        raise utils.InputError(f"{told}; let the runs predict some (--model-ckpt-path)")
     run.note_files({split: path for split, path in files.items() if path})
     run.note(device="cpu", out_of_fold=is_out_of_fold)
     if not args.no_ensemble:

@@ -99,7 +99,9 @@ def read_to_train(args: argparse.Namespace, run: Run) -> Corpora | None:
         labelled |= {"test"} if is_labelled else set()
     if folds is not None:
         pooled = rows["train"] + rows["dev"]
-        check_ids(pooled, "--folds, which pools --train-file and --dev-file")
+        for split in ("train", "dev"):
+            check_ids(rows[split], files[split])
+        check_ids(pooled, f"{files['train']} and {files['dev']}, which --folds pools")
         rows |= split_fold(pooled, labels, folds, fold)
     warn_of_repeats(rows)
     gold = {split: utils.encode_labels(rows[split], labels) for split in labelled}

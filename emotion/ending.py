@@ -52,6 +52,7 @@ def choose_rule(
     else:
         rule = Rule(float(given))
         decision |= rule._asdict() | {"tuned_on": None}
+    run.note(rule=str(rule))
     if not run.writes_nothing:
         best = run.directory / "best"
         best.mkdir(exist_ok=True)  # where the run has no weights of its own
@@ -127,7 +128,7 @@ def predict_files(
 
     chunks = {split: score_windows(path, lines) for split, (path, lines, _) in files.items()}
     labelled = {split for split, (_, _, is_labelled) in files.items() if is_labelled}
-    run.note(constant_answer=found.constant_answer)
+    run.note(constant_answer=found.constant_answer, rule=str(found.rule))
     kept = run.write_scores(chunks, labelled, found.labels, found.rule, found.constant_answer)
     if kept:
         rows = {split: list(utils.iter_corpus(files[split][0], warn=False)) for split in kept}

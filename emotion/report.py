@@ -10,7 +10,6 @@ import numpy as np
 import utils
 from emotion import outputs
 from emotion.prompt_words import KOREAN
-from emotion.rules import Rule
 from emotion.statistics import show_constant
 
 HARDEST = 50  # lines that are shown
@@ -93,13 +92,13 @@ def facts_of(directory: Path, record: dict[str, Any]) -> Iterable[tuple[str, Any
     if members := record.get("members"):
         named = (f"{member['run']} {member['weight']:.3f}" for member in members)
         yield "averaged, by weight", ", ".join(named)
-    decision = outputs.read_json(directory / "best" / "decision.json")
-    if decision:
-        yield "rule", Rule(decision["threshold"], decision.get("at_least_one", False))
-        tuned = decision.get("tuned_for", "")
-        for name, told in ((tuned, "dev, tuned on it"), (f"{tuned}_cross_fitted", "cross-fitted")):
-            if name in decision:
-                yield f"{tuned.replace('_f1', '-F1')}, {told}", f"{decision[name]:.4f}"
+    if rule := record.get("rule"):
+        yield "rule", rule
+    decision = outputs.read_json(directory / "best" / "decision.json") or {}
+    tuned = decision.get("tuned_for", "")
+    for name, told in ((tuned, "dev, tuned on it"), (f"{tuned}_cross_fitted", "cross-fitted")):
+        if name in decision:
+            yield f"{tuned.replace('_f1', '-F1')}, {told}", f"{decision[name]:.4f}"
     for split, file in record.get("data", {}).items():
         yield split, f"{Path(file['file']).name}, {file['lines']:,} lines, {file['sha256'][:12]}…"
     yield "commit", (record.get("git_commit") or "unknown")[:12]

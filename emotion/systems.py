@@ -66,7 +66,8 @@ def read_run(directory: Path) -> dict[str, Any]:
         run["ids"][split], run["scores"][split], labels = read_scores(path)
         if run.setdefault("labels", labels) != labels:
             raise utils.InputError(f"{path}: has other labels than dev; predict again")
-        predictions = utils.read_corpus(directory / f"{split}.jsonl", True, labels)
+        written = utils.iter_corpus(directory / f"{split}.jsonl", True, labels, warn=False)
+        predictions = list(written)  # what is odd in them was told when they were read
         run["decisions"][split] = utils.encode_labels(predictions, labels).astype(bool)
         if [row.get("id") for row in predictions] != run["ids"][split]:
             told = f"{split}.jsonl and {split}.scores.jsonl differ in their lines; predict again"
@@ -134,7 +135,8 @@ def read_systems(paths: Sequence[Path], files: Files) -> tuple[list[System], Row
             raise utils.InputError(f"{told}; name runs of one kind")
         if run["labels"] != labels:
             told = f"has the labels {', '.join(run['labels'])}, {paths[0]} {', '.join(labels)}"
-            raise utils.InputError(f"{path}: {told}; name runs with the same")
+            told = f"{told}; name runs with the same, in the same order"
+            raise utils.InputError(f"{path}: {told}")
     wanted = (["train"] if pooled else []) + list(splits)
     corpora = {split: read_scored_file(files, split, runs) for split in wanted}
     if pooled:
@@ -200,7 +202,7 @@ def read_scored_file(files: Files, split: str, runs: dict[Path, dict[str, Any]])
         if run_directory.identify(file)["sha256"] != run["data"][split]["sha256"]:
             told = f"scored another {split} file than {file} (SHA-256)"
             raise utils.InputError(f"{path}: {told}; compare runs of the same lines")
-    rows = utils.read_corpus(file)
+    rows = list(utils.iter_corpus(file, warn=False))
     try:
         data.check_ids(rows, file)
     except utils.InputError as error:

@@ -66,7 +66,7 @@ def mark(row: utils.Row) -> utils.Row:
     )
     is_place = type(begin) is type(end) is int and begin >= 0
     parts = [form]
-    if is_place and named and form[begin:end] == named:
+    if is_place and named and form[begin:end] == named and utils.normalise_text(named):
         parts = [form[:begin], named, form[end:]]
     before, *more = (each.translate(NO_MARKS) for each in parts)
     marked = f"{before}{BEGIN}{more[0]}{END}{more[1]}" if more else before

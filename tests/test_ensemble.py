@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -243,6 +244,25 @@ def test_tuned_weights_leave_out_noise(members, average, tmp_path):
         assert found == pytest.approx(tuned, abs=1e-4)
 
 
+def test_what_is_odd_in_a_corpus_is_told_once_and_without_labels_nothing_is_compared(tmp_path):
+    rows = [make_row(str(n), target="급식") for n in range(20)]
+    rows[3]["input"]["target"]["end"] = 99
+    bare = [make_row(str(n), labels=None) for n in range(20)]
+    files = {"dev": write_rows(tmp_path / "dev.jsonl", rows)}
+    files["test"] = write_rows(tmp_path / "test.jsonl", bare)
+    scores = dict.fromkeys(files, np.full((20, 8), 0.3))
+    runs = [make_run(tmp_path / name, files, scores) for name in ("one", "two")]
+    outcome = call("ensemble.py", *runs, "--resamples", 100, "--output-dir", tmp_path / "average")
+    assert outcome.returncode == 0
+    told = f"warning: {files['dev']}: line 4 first: begin and end that do not fit the text (1); "
+    assert outcome.stdout.count("warning: ") == outcome.stdout.count(told) == 1, outcome.stdout
+    for run in runs:
+        (run / "dev.scores.jsonl").unlink()
+    outcome = call("ensemble.py", *runs, "--no-ensemble", "--output-dir", tmp_path / "compared")
+    assert_refused(outcome, "no labelled lines were scored, to compare on; ")
+    assert not (tmp_path / "compared").exists()
+
+
 def test_runs_that_do_not_match_are_refused(members, tmp_path):
     root = members[0].parent
     here = {"dev": make_corpus(tmp_path / "dev.jsonl", 300, 7), "test": root / "test.jsonl"}
@@ -360,6 +380,11 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     for split, part in {"train": rows[:300], "dev": rows[300:400], "test": rows[400:500]}.items():
         write_rows(tmp_path / f"{split}.jsonl", part)
     run = tmp_path / "linear"
+    given = "--tune", "macro", "--output-dir", tmp_path / "macro"
+    told = call("linear.py", "--corpus", tmp_path, *given).stdout
+    tried = re.findall(r"^C ([0-9.]+): dev macro-F1 ([0-9.]+) cross-fitted$", told, re.MULTILINE)
+    best = max(tried, key=lambda each: float(each[1]))[0]
+    assert len(tried) == 5 and read_json(tmp_path / "macro" / "run.json")["C"] == float(best)
     outcome = call("linear.py", "--corpus", tmp_path, "--output-dir", run)
     assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
     metrics = read_json(run / "metrics.json")["test"]
@@ -398,6 +423,12 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     (tmp_path / "test.jsonl").unlink()  # and no flag says where it is now
     outcome = call("results.py", run)
     assert_refused(outcome, "no such file; ")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for split, part in {"train": rows[:80], "dev": rows[80:120], "test": rows[120:160]}.items():
+        part = [row | {"output": {"joy": row["output"]["joy"]}} for row in part]
+        write_rows(alone / f"{split}.jsonl", part)
+    assert call("linear.py", "--corpus", alone, "--output-dir", alone / "out").returncode == 0
     assert outcome.stderr.endswith(f"put the test file of {run} there again\n")
     record = read_json(run / "run.json")  # and of one that was given no test file
     record["data"].pop("test")
@@ -508,8 +539,10 @@ def test_folds_of_a_repeated_id_or_of_too_few_lines_are_refused(tmp_path):
     train = write_rows(tmp_path / "train.jsonl", [make_row(), make_row(id="line-2")])
     dev = write_rows(tmp_path / "dev.jsonl", [make_row(id="line-3")])
     files = ["--train-file", train, "--output-dir", tmp_path / "out"]
+    twice = write_rows(tmp_path / "twice.jsonl", [make_row(id="a"), make_row(id="a")])
     for dev_file, message in (
-        (train, "'line-1' stands in row 1 too"),
+        (train, f"{train}, which --folds pools: row 3: id: 'line-1' stands in row 1 too"),
+        (twice, f"error: {twice}: row 2: id: 'a' stands in row 1 too"),
         (dev, "3 lines are too few"),
     ):
         flags = ["--dev-file", dev_file, "--folds", 5, "--fold", 0]

@@ -32,6 +32,7 @@ def test_each_run_leaves_a_page_that_stands_alone(small, tmp_path):
         assert page.count("<svg") == page.count("</svg>") > 0
         assert page.count("training loss") == curves  # a caption, and what is read aloud
         assert "joy 기쁨" in page and "The hardest lines" in page
+        assert "threshold 0." in page
     assert "the average" in page and str(other) in page
     told = (predicted / "report.html").read_text(encoding="utf-8")
     assert f"{run / 'best'}" in told and "klue/roberta-large" not in told and "epochs" not in told

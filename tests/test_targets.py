@@ -52,6 +52,7 @@ def about(form, target, begin=None, end=None):
         "a place before the text": (about("오늘 급식", "급식", -2, 5), "오늘 급식"),
         "no place": ({"input": {"form": "오늘 급식", "target": {"form": "급식"}}}, "오늘 급식"),
         "no target": (make_row(target=None), "오늘 급식 최고"),
+        "a target that is not seen": (about("오늘\u200b 최고", "\u200b"), "오늘 최고"),
         "signs of our own in the text": (about("\ufdd0급식\ufdd1", "급식"), "<<급식>>"),
         "what makes a special token": (about("글 PAD", "PAD"), "글 <<PAD>>"),
     }.values(),
@@ -122,12 +123,15 @@ def test_the_lines_of_the_exchange_ask_for_another_target_of_their_sentence():
         about(form, "공연"),
         about("급식 최고", "급식"),
         make_row(target=None),
+        *(about("표 한 장, 표", "표", *place) for place in ((0, 1), (7, 8))),  # the same twice
     ]
     asked = exchange.with_targets(rows)
     assert asked["true"] == rows[:2]
     named = [[utils.text_and_target(row)[1] for row in asked[each]] for each in exchange.ASKED]
     assert named == [["표", "공연"], ["표", "공연"], ["공연", "표"], [None, None]]
     assert asked["another"][0]["input"]["target"] == rows[1]["input"]["target"]  # with its place
+    with pytest.raises(utils.InputError, match="no sentence of the lines has several targets; "):
+        exchange.with_targets(rows[2:])
 
 
 def test_the_tables_of_published_splits_name_flags_that_are_there():

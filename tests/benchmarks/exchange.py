@@ -29,17 +29,22 @@ def with_targets(rows: list[utils.Row]) -> dict[str, list[utils.Row]]:
     """The rows of sentences with several targets, by what is asked of ASKED."""
     of_sentence = collections.defaultdict(list)
     for row in rows:
-        if utils.text_and_target(row)[1]:
-            of_sentence[row["input"]["form"]].append(row)
+        sentence, target = utils.text_and_target(row)
+        if target:
+            of_sentence[sentence].append((target, row))
     asked: dict[str, list[utils.Row]] = {each: [] for each in ASKED}
     for several in of_sentence.values():
-        for row, following in zip(several, [*several[1:], several[0]], strict=True):
-            if len(several) > 1:
-                form, other = row["input"]["form"], following["input"]["target"]
+        for number, (target, row) in enumerate(several):
+            following = (each for named, each in several[number:] + several if named != target)
+            if other := next(following, None):
+                form, place = row["input"]["form"], other["input"]["target"]
                 asked["true"].append(row)
                 asked["no place"].append(targets.unplaced(row))
-                asked["another"].append(row | {"input": {"form": form, "target": other}})
+                asked["another"].append(row | {"input": {"form": form, "target": place}})
                 asked["none"].append(row | {"input": {"form": form}})
+    if not asked["true"]:
+        told = "no sentence of the lines has several targets; predict a corpus that has such"
+        raise utils.InputError(told)
     return asked
 
 

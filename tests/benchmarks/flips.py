@@ -34,7 +34,8 @@ def plant(rows: list[utils.Row], labels: list[str]) -> set[str]:
         output, present = rows[index]["output"], utils.encode_labels([rows[index]], labels)[0] > 0
         if present.any():
             output[labels[rng.choice(np.flatnonzero(present))]] = "False"
-        output[labels[rng.choice(np.flatnonzero(~present))]] = "True"
+        if not present.all():
+            output[labels[rng.choice(np.flatnonzero(~present))]] = "True"
         planted.add(rows[index]["id"])
     return planted
 

@@ -106,7 +106,8 @@ def runs_of(options: argparse.Namespace, corpus: Path) -> list[dict[str, tuple[s
         raise utils.InputError(told)
     files = [f"--{split}-file={corpus / split}.jsonl" for split in SPLITS]
     given = (*files, "--model", options.model, "--seed")
-    runs = {"linear": ("linear.py", "--corpus", str(corpus))}
+    tune = ("--tune", "macro" if all("macro" in each for each in rows.values()) else "micro")
+    runs = {"linear": ("linear.py", "--corpus", str(corpus), *tune)}
     for (name, command), seed in itertools.product(rows.items(), seeds):
         runs[f"{name}-{seed}"] = (*command, *given, str(seed))
     if not options.student:
@@ -115,8 +116,7 @@ def runs_of(options: argparse.Namespace, corpus: Path) -> list[dict[str, tuple[s
     for (name, command), fold in itertools.product(rows.items(), range(FOLDS)):
         parted = ("--folds", str(FOLDS), "--fold", str(fold))
         folds[f"folds-{name}-{fold}"] = (*command, *given, str(seeds[0]), *parted)
-    tune = "macro" if all("macro" in command for command in rows.values()) else "micro"
-    average = ("ensemble.py", *(str(output / name) for name in folds), "--tune", tune)
+    average = ("ensemble.py", *(str(output / name) for name in folds), *tune)
     for (name, command), seed in itertools.product(rows.items(), seeds):
         epochs = 2 * int(command[command.index("--epochs") + 1])
         learnt = ("--epochs", str(epochs), "--soft-labels", str(output / AVERAGE))

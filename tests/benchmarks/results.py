@@ -28,7 +28,7 @@ import numpy as np
 import utils
 from emotion import cli, data, kinds, outputs, rules, statistics, systems
 
-MARK = re.compile(r"(<!-- runs: (.+?) -->\n)(?:\n*(?:\|.*\n)+)?")
+MARK = re.compile(r"(<!-- runs: (.+?) -->\n)(?:\n*(?:\|.*\n)+)*")
 Run = dict[str, Any]
 
 
