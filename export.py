@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from emotion import checkpoint, classifier, cli, outputs, process
+from emotion import checkpoint, classifier, cli, outputs, process, run
 
 
 def argument_parser() -> cli.ArgumentParser:
@@ -40,8 +40,9 @@ def argument_parser() -> cli.ArgumentParser:
 def file_of_lines(path: Path, given: Path | None) -> Path:
     """The file of the lines to compare on, of a checkpoint."""
     noted = (outputs.read_json(path.parent / "run.json") or {}).get("data", {}).get("dev", {})
-    found = Path(noted["file"]) if noted and Path(noted["file"]).is_file() else None
-    return given or found or utils.SAMPLE / "dev.jsonl"
+    found = Path(noted.get("file", ""))
+    is_there = found.is_file() and run.identify(found)["sha256"] == noted["sha256"]
+    return given or (found if is_there else utils.SAMPLE / "dev.jsonl")
 
 
 def export(args: argparse.Namespace) -> None:
@@ -77,6 +78,11 @@ def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> str:
 def export_encoder(args: argparse.Namespace, path: Path, made: Path) -> str:
     """Write an encoder as ONNX, and compare; returns what to tell of it."""
     found = checkpoint.check_encoder(path, ("Classification", "Classifier"), "auto")
+    if any(path.glob("*.onnx")):
+        told = "is ONNX already; give the checkpoint that it was made from"
+        raise utils.InputError(f"{path}: {told}")
+    if args.model:
+        raise utils.InputError(f"--model: {path} is no adapter, and has no base; leave it out")
     file = file_of_lines(path, args.lines)
     rows = utils.read_corpus(file)
 

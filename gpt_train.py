@@ -63,8 +63,6 @@ class AnswerTask:
     """A causal language model in 4 bits with adapters, asked which emotion a sentence shows."""
 
     def __init__(self, args: argparse.Namespace, corpora: data.Corpora, accelerator: Any) -> None:
-        from transformers import AutoTokenizer
-
         from emotion import causal, memory, memory_plan, scoring, targets, vocabulary
         from emotion.prompt import Prompt
         from emotion.prompt_words import make_strings, read_answers
@@ -74,7 +72,7 @@ class AnswerTask:
         adapter = functools.partial(causal.lora_config, args)
         self.need = memory.estimate(args.model, adapter, args.max_length, self.precision)
         with checkpoint.loading(args.model):
-            tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
+            tokenizer = vocabulary.read_tokenizer(args.model)
         own = args.language, corpora.labels, tokenizer, read_answers(args.answers, corpora.labels)
         size = args.max_length, self.need.vocabulary, args.objective
         self.prompt = Prompt(make_strings(*own), tokenizer, *size, *targets.reading(args))

@@ -26,7 +26,7 @@ its answers become scores.""",
 `head.safetensors` is a linear layer on the state of the last token, a sigmoid for each label;
 `prompt.json` holds the words around a text.""",
     "other": """    from transformers import pipeline
-    classify = pipeline("text-classification", "DIR", top_k=None{trust})
+    classify = pipeline("text-classification", "DIR", top_k=None, truncation=True{trust})
     classify({"text": "a sentence", "text_pair": "its target, or leave this out"})
 
 Each label has a sigmoid of its own; it is present where its score reaches the threshold (or,

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from bitsandbytes.nn import Linear4bit, Params4bit
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 import utils
@@ -29,6 +29,7 @@ from emotion.answers import text_decoder
 from emotion.checkpoint import HEAD_FILE, Checkpoint, check_base, loading
 from emotion.encoder import quiet_loading
 from emotion.prompt import Prompt, measures
+from emotion.vocabulary import read_tokenizer
 
 LINEAR = (nn.Linear, Conv1D)
 ATTENTION = {  # what is adapted by default, by architecture; in_proj: of recurrent layers
@@ -229,7 +230,7 @@ def load_checkpoint(
         utils.InputError: the checkpoint does not fit the base, or one of them cannot be loaded.
     """
     with loading(directory):
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer = read_tokenizer(directory)
     with loading(base):
         has = measures(AutoConfig.from_pretrained(base, trust_remote_code=False))
     for name, value in has.items():

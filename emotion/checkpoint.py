@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.metadata
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,12 +43,13 @@ def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | f
     """
     config = outputs.read_json(path / "config.json")
     try:
-        architecture, labels = str(config["architectures"][0]), list(config["id2label"].values())
-    except (KeyError, TypeError, AttributeError, IndexError):
+        architecture, named = str(config["architectures"][0]), config["id2label"]
+        labels = [named[number] for number in sorted(named, key=int)]
+    except (KeyError, TypeError, ValueError, IndexError):
         told = f"{path}: is no checkpoint (config.json is missing or broken); give best/ of a run"
         if os.path.exists(path / "prompt.json"):  # which no name is too long for
             told = f"{path}: is a checkpoint of gpt_train.py; predict with gpt_inference.py"
-        elif os.path.exists(path / "decision.json"):
+        elif os.path.exists(path / "decision.json") and not has_weights(path):
             told = f"{path}: holds a decision rule and no model, as of an average or a linear model"
             told += "; give best/ of a run that trained one, and average such alone to predict"
         elif os.path.exists(path / "fp32" / "config.json"):
@@ -61,13 +63,18 @@ def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | f
     if (path / "adapter_config.json").exists():  # transformers would load the model that it names
         told = "holds an adapter too (adapter_config.json); delete what this script did not write"
         raise utils.InputError(f"{path}: {told}")
-    if not any(path.glob("*.safetensors")) and not any(path.glob("*.onnx")):
+    if not has_weights(path):
         told = f"{path}: has no weights (model.safetensors); give best/ of a run"
         raise utils.InputError(told)
     if not architecture.endswith(architectures):
         told = f"{path}: is a checkpoint of {architecture}; predict with the script that trained it"
         raise utils.InputError(told)
     return Checkpoint(labels, *read_decision(path, labels, threshold), {})
+
+
+def has_weights(path: Path) -> bool:
+    """Whether a checkpoint of an encoder has weights that are read."""
+    return any(path.glob("*.safetensors")) or any(path.glob("*.onnx"))
 
 
 def check_adapter(
@@ -178,7 +185,8 @@ def describe_model(name: str, flag: str = "--model ") -> str:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        cached = try_to_load_from_cache(name, "config.json")
+        files = ("config.json", "adapter_config.json")
+        cached = next(filter(None, (try_to_load_from_cache(name, each) for each in files)), None)
         if isinstance(cached, str) and size_of(Path(cached).parent):
             size = size_of(Path(cached).parent) / 2**20
             return f"loading {name} from the cache of the hub, {size:,.0f} MiB of weights"
@@ -206,6 +214,14 @@ def size_of(directory: Path) -> int:
     return kinds[0] or kinds[1]
 
 
+def is_installed(package: str) -> bool:
+    """Whether a package, by the name that pip knows, is there."""
+    try:
+        return bool(importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
 @contextlib.contextmanager
 def loading(path: Path | str) -> Iterator[None]:
     """Inside, what transformers raises over a model that it cannot load is a utils.InputError."""
@@ -220,8 +236,10 @@ def loading(path: Path | str) -> Iterator[None]:
             told = f"{path}: cannot be loaded: the disk is full"
             raise utils.RunError(f"{told}; make room and start again") from error
         if any(name in str(error).lower() for name in NEEDED_BY_TOKENIZERS):
-            told = "its tokenizer needs packages that are not installed; mend that with"
-            raise utils.InputError(f"{path}: {told} {INSTALL}") from error
+            told = "has no tokenizer (tokenizer.json), or one that cannot be read; put it there"
+            if not all(map(is_installed, NEEDED_BY_TOKENIZERS)):
+                told = f"its tokenizer needs packages that are not installed; mend that: {INSTALL}"
+            raise utils.InputError(f"{path}: {told}") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         mend = "give another model or checkpoint"

@@ -250,7 +250,7 @@ def run_tool(
     try:
         with process.signals_handled_by(signal.default_int_handler):
             work(args)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except BrokenPipeError:
         process.drop_output()
     except KeyboardInterrupt:

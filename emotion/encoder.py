@@ -13,13 +13,13 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
 )
 
 import utils
 from emotion import onnx_model
 from emotion.checkpoint import loading
 from emotion.modeling import HEADS, FormerGRUClassifier, GRUClassifier
+from emotion.vocabulary import read_tokenizer
 
 OURS = {each.__name__: each for each in HEADS.values()}
 for each in OURS.values():
@@ -77,7 +77,8 @@ def load_to_train(path: Path | str, labels: Sequence[str], head: str) -> tuple[A
         tokenizer = load_tokenizer(path, config)
         architecture = (before.architectures or [""])[0]
         is_checkpoint = architecture.endswith("ForSequenceClassification") or architecture in OURS
-        keeps_head = is_checkpoint and list(before.id2label.values()) == list(labels)
+        names = [name for _, name in sorted(before.id2label.items())]
+        keeps_head = is_checkpoint and names == list(labels)
         by_itself = head == "cls" and type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
         if keeps_head and OURS.get(architecture) is HEADS[head]:
             return tokenizer, *from_pretrained(HEADS[head], path, config)
@@ -170,17 +171,15 @@ def load_tokenizer(path: Path | str, config: Any) -> Any:
     All of it is saved with it, so that plain use of a checkpoint reads what was trained.
 
     Raises:
-        utils.InputError: it has no token to pad with.
+        utils.InputError: there is none, or it has no token to pad with.
     """
     names = ["input_ids", "token_type_ids", "attention_mask"]
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    tokenizer = read_tokenizer(path)
     kinds = getattr(config, "type_vocab_size", 1) or 1
     pair = tokenizer("a", "b", return_token_type_ids=True)
     if kinds == 1 or max(pair["token_type_ids"]) >= kinds:
         names.remove("token_type_ids")
-    tokenizer = AutoTokenizer.from_pretrained(
-        path, trust_remote_code=False, padding_side="right", model_input_names=names
-    )
+    tokenizer = read_tokenizer(path, padding_side="right", model_input_names=names)
     end = tokenizer.sep_token or tokenizer.eos_token
     if tokenizer.pad_token is None and end is None:
         told = "its tokenizer has no pad_token; name it in tokenizer_config.json"

@@ -17,12 +17,7 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-)
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 import utils
@@ -30,6 +25,7 @@ from emotion import card, outputs, targets
 from emotion.answers import BASE_LOGIT
 from emotion.checkpoint import HEAD_FILE, LEFT_ON_THE_HUB, Checkpoint, loading
 from emotion.prompt import Prompt
+from emotion.vocabulary import read_tokenizer
 
 SHARD = 2**29  # bytes of a file
 CARD = """# A classifier of sequences
@@ -98,7 +94,7 @@ class Merged:
         self.check(base, head, linears_of(single, getattr(single, "score", None)))
         if self.settings["objective"] != "head":
             self.head = self.find_head(base, causal)
-        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        self.tokenizer = read_tokenizer(path)
         size = causal.config.get_text_config().vocab_size
         self.prompt = Prompt.of_checkpoint(self.settings, self.tokenizer, size)
         if longest := max(map(len, self.prompt.answer_ids)) - 1:

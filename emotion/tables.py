@@ -41,6 +41,9 @@ def read_table(
 
     Raises:
         utils.InputError: as `read_text`; it has no header, or a row has other columns than that.
+
+    A blank line is an empty cell where there is one column, but at the end; else it is left out,
+    which one warning tells.
     """
     delimiter = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
     text = read_text(path)
@@ -49,14 +52,19 @@ def read_table(
     if not any(map(str.strip, columns)) or len(set(columns)) < len(columns):
         mend = "name each column, in the first line"
         raise utils.InputError(f"{path}: has no header, or a column twice; {mend}")
-    is_empty = True
+    is_empty, blank = True, []
     for number, values in records:  # all, before one is used
-        if values and len(values) != len(columns):
+        if not values:
+            blank.append(number)
+        elif len(values) != len(columns):
             told = f"has {len(values)} columns, and the first line {len(columns)}"
             raise utils.InputError(f"{path}: line {number}: {told}; mend it")
         is_empty = is_empty and not values
     if is_empty:
         raise utils.InputError(f"{path}: has no rows; give some")
+    if blank:
+        told = "warning: %s: blank lines (%d): line %d first: they are left out"
+        utils.log.warning(told, path, len(blank), blank[0])
     again = itertools.islice(read_records(path, text, delimiter), 1, None)
     return columns, ((n, dict(zip(columns, each, strict=True))) for n, each in again if each)
 
@@ -64,10 +72,12 @@ def read_table(
 def read_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The number of its last line, and the values, of each record of a table."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = io.StringIO(text.rstrip("\r\n"), newline="")
+    reader, is_one = csv.reader(lines, delimiter=delimiter, strict=True), False
     try:
         for values in reader:
-            yield reader.line_num, values
+            yield reader.line_num, values or [""] * is_one
+            is_one = is_one or (reader.line_num == 1 and len(values) == 1)
     except csv.Error as error:  # as of a quote that nothing closes
         told = f"line {reader.line_num}: is no table ({error}); mend it"
         raise utils.InputError(f"{path}: {told}") from None

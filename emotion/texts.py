@@ -162,6 +162,8 @@ def open_sink(
         file: Any = sys.stdout
         if args.output:
             file = stack.enter_context(outputs.whole_file(args.output))
+        if file is None:
+            raise utils.RunError("standard output is closed; give --output FILE")
         is_table = source.format in DELIMITERS
         delimiter = DELIMITERS.get(source.format, ",")
         table = csv.writer(file, delimiter=delimiter, lineterminator="\r\n")  # RFC 4180
@@ -210,5 +212,6 @@ def drawn(result: Result) -> str:
     for name, score in result["scores"].items():
         mark = "*" if name in result["emotions"] else " "
         bar = "█" * round(BAR * (score or 0))
-        lines.append(f"  {mark} {name:<{width}}  {score or 0:.3f}  {bar}")
+        told = "    -" if score is None else f"{score:.3f}"  # of a text that shows nothing
+        lines.append(f"  {mark} {name:<{width}}  {told}  {bar}")
     return "\n".join(lines)

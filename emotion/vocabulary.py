@@ -1,11 +1,30 @@
-"""Whether a tokenizer fits its model and the text."""
+"""A tokenizer, and whether it fits its model and the text."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import utils
 
 UNKNOWN_TO_WARN, UNKNOWN_TO_REFUSE = 0.05, 0.5  # shares of the tokens of train
+
+
+def read_tokenizer(path: Path | str, **settings: Any) -> Any:
+    """The tokenizer of a model.
+
+    Args:
+        settings: of `AutoTokenizer.from_pretrained`.
+
+    Raises:
+        utils.InputError: it knows special tokens alone, as transformers' do where no vocabulary is.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **settings)
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        told = "has no tokenizer (tokenizer.json, or another vocabulary); put it there too"
+        raise utils.InputError(f"{path}: {told}")
+    return tokenizer
 
 
 def check_ids(rows: Iterable[Sequence[int]], size: int) -> None:

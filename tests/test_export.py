@@ -77,6 +77,10 @@ def test_what_cannot_be_exported_is_refused(small, tmp_path, monkeypatch):
             (broken / file.name).write_bytes(file.read_bytes())
     (broken / "model.onnx").write_text("nothing")
     assert_refused(call("predict.py", broken, "글"), "model.onnx: cannot be loaded")
+    told = f"{broken}: is ONNX already; give the checkpoint that it was made from"
+    assert_refused(call("export.py", broken, tmp_path / "out"), told)
+    told = f"--model: {best} is no adapter, and has no base; leave it out"
+    assert_refused(call("export.py", best, tmp_path / "out", "--model", GPT_NEOX), told)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
     assert_refused(call("export.py", best, tmp_path / "out"), "requirements-extra.txt")
@@ -97,6 +101,12 @@ def test_an_adapter_is_merged_in_bf16_and_looked_at_on_the_lines_that_are_given(
     outcome = call("export.py", run, tmp_path / "out", "--lines", lines)
     assert outcome.returncode == 0 and outcome.stderr == "", outcome.stderr
     assert " in bf16; README.md" in outcome.stdout and outcome.stdout.endswith(f" ({lines})\n")
+    moved = shutil.copytree(run, tmp_path / "moved")
+    record = json.loads((moved / "run.json").read_text(encoding="utf-8"))
+    record["data"]["dev"]["file"] = str(lines)  # another file has its name now
+    (moved / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    outcome = call("export.py", moved, tmp_path / "again")
+    assert outcome.stdout.endswith(f" ({utils.SAMPLE / 'dev.jsonl'})\n"), outcome.stderr
     weights = [load_file(each) for each in (tmp_path / "out").glob("*.safetensors")]
     assert {each.dtype for file in weights for each in file.values()} == {torch.bfloat16}
 

@@ -561,6 +561,74 @@ def test_a_table_comes_back_whatever_stands_in_it(small, tmp_path):
     assert [row[0] for row in rows] == cells and all(len(row) == len(header) for row in rows)
 
 
+def test_a_blank_line_of_a_table_is_an_empty_cell_or_told(small, tmp_path):
+    best = small.undisturbed("bert_plain.py") / "best"
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    one.write_text('text\r\n"좋다"\r\n\r\n""\r\n" "\r\n"싫다"\r\n\r\n', newline="")
+    outcome = call("predict.py", best, "--input", one)
+    rows = list(csv.DictReader(io.StringIO(outcome.stdout)))
+    assert [row["text"] for row in rows] == ["좋다", "", "", " ", "싫다"] and outcome.stderr == ""
+    two.write_text("text,n\n좋다,1\n\n싫다,2\n\n")
+    outcome = call("predict.py", best, "--input", two)
+    rows = list(csv.DictReader(io.StringIO(outcome.stdout)))
+    assert [row["n"] for row in rows] == ["1", "2"]
+    assert outcome.stderr == f"warning: {two}: blank lines (1): line 3 first: they are left out\n"
+
+
+def test_a_closed_standard_output_is_told_where_it_is_needed(small, tmp_path):
+    command = [ROOT / "predict.py", small.undisturbed("bert_plain.py"), "글"]
+    given = [sys.executable, *map(str, command)]
+    told = []
+    for more in ([], ["--output", str(tmp_path / "out.jsonl")]):
+        shell = ["sh", "-c", 'exec "$@" >&-', "sh", *given, *more]
+        outcome = subprocess.run(shell, capture_output=True, text=True)
+        told.append((outcome.returncode, outcome.stderr))
+    closed = "predict.py: error: standard output is closed; give --output FILE\n"
+    assert told == [(1, closed), (0, "")]
+    assert json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))["text"] == "글"
+
+
+@pytest.mark.parametrize("script", ["bert_plain.py", "bert_GRU.py", "gpt_train.py"])
+def test_a_model_without_its_tokenizer_is_refused(script, small, tmp_path):
+    """For which transformers makes one of special tokens alone."""
+    base = shutil.copytree(MODELS[script], tmp_path / "base")
+    run = shutil.copytree(small.undisturbed(script), tmp_path / "run")
+    for file in [*base.glob("tokenizer*"), *(run / "best").glob("tokenizer*")]:
+        file.unlink()
+    outcome = call(script, "--sample", "--model", base, "--output-dir", tmp_path / "out")
+    assert_refused(outcome, f"error: {base}: has no tokenizer (tokenizer.json")
+    assert_refused(
+        call("predict.py", run, "글"), f"{run / 'best'}: has no tokenizer (tokenizer.json"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_stand_in_the_order_of_their_numbers(small, tmp_path):
+    best = small.undisturbed("bert_plain.py") / "best"
+    turned = shutil.copytree(best, tmp_path / "turned")
+    config = json.loads((best / "config.json").read_text(encoding="utf-8"))
+    config["id2label"] = dict(reversed(config["id2label"].items()))
+    (turned / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert predict.load(turned)(["급식 최고"]) == predict.load(best)(["급식 최고"])
+    (turned / "config.json").write_text("{")
+    told = f"{turned}: is no checkpoint (config.json is missing or broken); give best/ of a run"
+    assert_refused(call("predict.py", turned, "글"), told)
+
+
+def test_an_adapter_is_found_in_the_cache_of_the_hub(small, tmp_path):
+    cached = tmp_path / "hub" / "models--me--gpt"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc123")
+    best = small.undisturbed("gpt_train.py") / "best"
+    shutil.copytree(best, cached / "snapshots" / "abc123")
+    code = "import predict, sys; print(predict.load(sys.argv[1])(['급식'])[0]['scores']['joy'])"
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub")}
+    given = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
+    found = subprocess.run([*command, "me/gpt"], **given)
+    assert found.stdout == subprocess.run([*command, str(best)], **given).stdout != "", found.stderr
+
+
 def test_standard_input_is_utf_8(small):
     best = small.undisturbed("bert_plain.py") / "best"
     command = [sys.executable, str(ROOT / "predict.py"), str(best)]
