@@ -186,8 +186,9 @@ def describe_model(name: str, flag: str = "--model ") -> str:
 
     try:
         files = ("config.json", "adapter_config.json")
-        cached = next(filter(None, (try_to_load_from_cache(name, each) for each in files)), None)
-        if isinstance(cached, str) and size_of(Path(cached).parent):
+        found = (try_to_load_from_cache(name, each) for each in files)
+        cached = next((each for each in found if isinstance(each, str)), None)
+        if cached and size_of(Path(cached).parent):
             size = size_of(Path(cached).parent) / 2**20
             return f"loading {name} from the cache of the hub, {size:,.0f} MiB of weights"
         info = HfApi().model_info(name, files_metadata=True, timeout=10)

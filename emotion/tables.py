@@ -75,9 +75,9 @@ def read_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, l
     lines = io.StringIO(text.rstrip("\r\n"), newline="")
     reader, is_one = csv.reader(lines, delimiter=delimiter, strict=True), False
     try:
-        for values in reader:
+        for number, values in enumerate(reader):
             yield reader.line_num, values or [""] * is_one
-            is_one = is_one or (reader.line_num == 1 and len(values) == 1)
+            is_one = is_one if number else len(values) == 1
     except csv.Error as error:  # as of a quote that nothing closes
         told = f"line {reader.line_num}: is no table ({error}); mend it"
         raise utils.InputError(f"{path}: {told}") from None

@@ -619,6 +619,8 @@ def test_an_adapter_is_found_in_the_cache_of_the_hub(small, tmp_path):
     cached = tmp_path / "hub" / "models--me--gpt"
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text("abc123")
+    (cached / ".no_exist" / "abc123").mkdir(parents=True)
+    (cached / ".no_exist" / "abc123" / "config.json").touch()  # as it is told of an adapter
     best = small.undisturbed("gpt_train.py") / "best"
     shutil.copytree(best, cached / "snapshots" / "abc123")
     code = "import predict, sys; print(predict.load(sys.argv[1])(['급식'])[0]['scores']['joy'])"
