@@ -78,7 +78,7 @@ def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> str:
 def export_encoder(args: argparse.Namespace, path: Path, made: Path) -> str:
     """Write an encoder as ONNX, and compare; returns what to tell of it."""
     found = checkpoint.check_encoder(path, ("Classification", "Classifier"), "auto")
-    if any(path.glob("*.onnx")):
+    if not any(path.glob("*.safetensors")):  # else these are read
         told = "is ONNX already; give the checkpoint that it was made from"
         raise utils.InputError(f"{path}: {told}")
     if args.model:
