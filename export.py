@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from emotion import checkpoint, classifier, cli, outputs, process, run
+from emotion import checkpoint, classifier, cli, outputs, process
 
 
 def argument_parser() -> cli.ArgumentParser:
@@ -41,7 +41,7 @@ def file_of_lines(path: Path, given: Path | None) -> Path:
     """The file of the lines to compare on, of a checkpoint."""
     noted = (outputs.read_json(path.parent / "run.json") or {}).get("data", {}).get("dev", {})
     found = Path(noted.get("file", ""))
-    is_there = found.is_file() and run.identify(found)["sha256"] == noted["sha256"]
+    is_there = found.is_file() and outputs.identify(found)["sha256"] == noted["sha256"]
     return given or (found if is_there else utils.SAMPLE / "dev.jsonl")
 
 

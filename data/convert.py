@@ -30,6 +30,7 @@ import json
 import os
 import random
 import sys
+import unicodedata
 from pathlib import Path
 from xml.parsers import expat
 
@@ -296,8 +297,7 @@ def convert_table(args):
             told = f"line {number}: {args.text}: is blank; write a text, or delete the line"
             raise utils.InputError(f"{args.source}: {told}")
         if args.separator:
-            names = map(str.strip, cells[args.labels[0]].split(args.separator))
-            present = dict.fromkeys(filter(None, names))
+            present = dict.fromkeys(names_in(cells[args.labels[0]], args.separator))
             if wrong := args.like and next((name for name in present if name not in labels), None):
                 told = f"{wrong!r} is no label of {args.like}; correct it, or convert that anew"
                 raise utils.InputError(f"{args.source}: line {number}: {told}")
@@ -311,10 +311,22 @@ def convert_table(args):
             present = {name for name in labels if said[name] in YES}
         target = cells[args.target].strip() if args.target else None
         rows.append((f"{args.source.stem}-{number}", cells[args.text], present, target))
-    if args.separator and (odd := next((name for name in labels if set(name) & set(",;|")), None)):
+    if not labels:
+        told = "names no label in any line; name the column that does"
+        raise utils.InputError(f"{args.source}: {args.labels[0]}: {told}")
+    marks = set(",;|\n、，")
+    if args.separator and (odd := next((name for name in labels if set(name) & marks), None)):
         told = "warning: %s: %r is read as one label; if it is several, convert anew, with another"
         utils.log.warning(f"{told} --separator", args.source, odd)
     return [make_row(id, text, present, list(labels), target) for id, text, present, target in rows]
+
+
+def names_in(cell, separator):
+    """The labels that a cell names, in NFC; also one that holds a list, as pandas writes it."""
+    cell = utils.UNSEEN.sub("", unicodedata.normalize("NFC", cell)).strip()
+    is_list = cell.startswith("[") and cell.endswith("]")
+    names = (cell[1:-1] if is_list else cell).split(separator)
+    return filter(None, (name.strip().strip("\"'" * is_list).strip() for name in names))
 
 
 def write_rows(rows, file):

@@ -29,6 +29,11 @@ run() { # NAME SCRIPT FLAGS...: by folds
   done
 }
 
+average=$output/average
+if [[ -e $average ]] && ! grep -qs '"script": "ensemble.py"' "$average/run.json"; then
+  echo "$average: is no average; take it away, or give another OUTPUT" >&2
+  exit 2
+fi
 runs=()
 # shellcheck disable=SC2086
 run kcelectra bert_plain.py --model "$KCELECTRA" $BERT_FLAGS
@@ -36,14 +41,14 @@ run kcelectra bert_plain.py --model "$KCELECTRA" $BERT_FLAGS
 run roberta bert_plain.py --model "$ROBERTA" $BERT_FLAGS
 # shellcheck disable=SC2086
 run gpt gpt_train.py --model "$GPT" --objective head $GPT_FLAGS
-if ! grep -qs '"seconds"' "$output/average/run.json"; then
-  rm -rf "$output/average" # of an attempt that was stopped
-  python ensemble.py "${runs[@]}" --weights tuned --output-dir "$output/average"
+if ! grep -qs '"seconds"' "$average/run.json"; then
+  rm -rf "$average" # of an attempt that was stopped
+  python ensemble.py "${runs[@]}" --weights tuned --output-dir "$average"
 fi
-if [[ -e "$output/average/test.jsonl" ]]; then
-  echo "to hand in: $output/average/test.jsonl"
+if [[ -e "$average/test.jsonl" ]]; then
+  echo "to hand in: $average/test.jsonl"
 else
   echo "the average was made without a test file; to predict one (each line has scores" \
     "besides, which the file to hand in has not: sed 's/, \"scores\": {.*}}$/}/' takes them away):" \
-    "python predict.py $(printf %q "$output/average") --input FILE --output FILE"
+    "python predict.py $(printf %q "$average") --input FILE --output FILE"
 fi

@@ -43,9 +43,12 @@ def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | f
     """
     config = outputs.read_json(path / "config.json")
     try:
-        architecture, named = str(config["architectures"][0]), config["id2label"]
+        architecture = str(config["architectures"][0])
+        if architecture.endswith(architectures):  # transformers leaves these two out of the file
+            config.setdefault("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
+        named = config["id2label"]
         labels = [named[number] for number in sorted(named, key=int)]
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         told = f"{path}: is no checkpoint (config.json is missing or broken); give best/ of a run"
         if os.path.exists(path / "prompt.json"):  # which no name is too long for
             told = f"{path}: is a checkpoint of gpt_train.py; predict with gpt_inference.py"

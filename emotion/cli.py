@@ -278,14 +278,14 @@ def how_it_ended(
     if process.is_lost_peer(error):
         return 1, f"error: another process ended, see what it told; {what_goes_on(args, command)}"
     told = str(error).strip().partition("\n")[0]
-    flags = {"train_batch_size": "--train-batch-size", "batch_size": "--batch-size"}
-    flag = next((flag for name, flag in flags.items() if name in args), None)
-    mend = f"free some, or take a smaller {flag}" if flag else "free some"
-    if "resume" in args and not getattr(args, "model_ckpt_path", None):
-        mend = f"go on with --resume and a smaller {flag} (steps stay what they are)"
-    code = 1 if process.is_out_of_memory(error) else None
-    told = f" ({told.partition('. ')[0]})" if told else ""
-    return code, f"error: the memory is full{told}; {mend}"
+    trains = "resume" in args and not getattr(args, "model_ckpt_path", None)
+    names = ("train_batch_size", "batch_size") if trains else ("val_batch_size", "batch_size")
+    flag = next((f" smaller --{each.replace('_', '-')}" for each in names if each in args), None)
+    mend = f"free some, or take a{flag}" if flag else "free some"
+    if trains:
+        mend = f"go on with --resume and a{flag} (steps stay), or --val-batch-size if it scored dev"
+    told = "the memory is full" + (f" ({told.partition('. ')[0]})" if told else "")
+    return 1 if process.is_out_of_memory(error) else None, f"error: {told}; {mend}"
 
 
 def what_goes_on(args: argparse.Namespace, command: str) -> str:

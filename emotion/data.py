@@ -166,7 +166,7 @@ def sentences(rows: Sequence[utils.Row]) -> np.ndarray:
 def warn_of_repeats(corpora: Rows) -> None:
     """Warn where lines of train stand in dev or test too, by normalised text and target."""
     trained_on = set(map(utils.text_and_target, corpora["train"]))
-    for split in corpora.keys() - {"train"}:
+    for split in [each for each in corpora if each != "train"]:
         repeated = sum(utils.text_and_target(row) in trained_on for row in corpora[split])
         if repeated:
             lines = len(corpora[split])

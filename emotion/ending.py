@@ -48,6 +48,9 @@ def choose_rule(
             )
         rule, figures = tried[0]
         utils.log.info("taken: %s", rule)
+        if len(np.unique(rule(scores), axis=0)) == 1 < len(np.unique(gold, axis=0)):
+            told = "all lines of dev get the same answer; train longer, or give a --threshold"
+            utils.log.warning("warning: %s", told)
         decision |= rule._asdict() | {"tuned_on": "dev", "tuned_for": f"{average}_f1"} | figures
     else:
         rule = Rule(float(given))

@@ -1,10 +1,12 @@
-"""Files that appear whole: JSON, predictions in the corpus's own format, scores, metrics."""
+"""Files of a run: JSON, predictions in the corpus's own format and scores, whole; its log."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ import utils
 from emotion import process, statistics
 from emotion.rules import Rule
 
+AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
 Scored = Iterable[tuple[list[utils.Row], np.ndarray]]  # (rows, probabilities) in the file's order
 
 
@@ -223,3 +226,36 @@ def comparison_table(
         for pair in pairs
     ]
     return "\n".join(lines)
+
+
+def open_log(directory: Path) -> None:
+    """Tell on standard output and in `train.log`, which no other process may have open so.
+
+    Raises:
+        utils.InputError: one has.
+    """
+    log_file = logging.FileHandler(directory / "train.log", **AS_TEXT)
+    if not process.lock(log_file.stream):
+        log_file.close()
+        told = "another process is at work there; let it end, or give another --output-dir"
+        raise utils.InputError(f"{directory}: {told}")
+    utils.log.handlers = [logging.StreamHandler(sys.stdout), log_file]
+    utils.log.setLevel(logging.INFO)
+
+
+def close_log() -> None:
+    """Tell no more, and let other processes go on with the run."""
+    for handler in utils.log.handlers:
+        with contextlib.suppress(OSError):  # what is on the disk is all that there was room for
+            handler.close()
+    utils.log.handlers = []
+
+
+def identify(path: Path) -> dict[str, Any]:
+    """What tells a corpus file from another: {"file", "lines", "sha256" (hexadecimal)}."""
+    digest, lines = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        for line in file:
+            digest.update(line)
+            lines += bool(line.strip())
+    return {"file": path, "lines": lines, "sha256": digest.hexdigest()}

@@ -146,9 +146,26 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", "`log_with=")  # of a tracker that the scripts tell of too
     warnings.filterwarnings("ignore", "Detected call of `lr_scheduler")  # a step left out in fp16
     warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA")
-    optional = "Failed to load CPU gemm_4bit_forward"  # kernels for 4 bits on a CPU
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    logger.addFilter(lambda record: optional not in record.getMessage())
+    # of kernels for 4 bits on a CPU; of a base that is refused in our own words
+    needless = ("Failed to load CPU gemm_4bit_forward", "quantization state not initialized")
+    for name in ("backends.cpu.ops", "nn.modules"):
+        logger = logging.getLogger(f"bitsandbytes.{name}")
+        logger.addFilter(lambda record: not any(each in record.getMessage() for each in needless))
+
+
+def lock(file: Any) -> bool:
+    """Whether an open file is this process's alone from now on, until it is closed or the process
+    ends; True too where there are no such locks.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows; some file systems
+        return True
+    return True
 
 
 def peak_memory_gib() -> dict[str, float]:

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import datetime
-import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -12,7 +11,6 @@ import os
 import platform
 import shlex
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Collection, Mapping, Sequence
@@ -25,13 +23,13 @@ import numpy as np
 import utils
 from emotion import outputs, process, statistics
 from emotion.kinds import CHANGES_NO_WEIGHT, in_full, words
+from emotion.outputs import identify
 from emotion.rules import Rule
 
 PACKAGES = (
     *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers"),
     *("scikit-learn", "numpy", "jinja2", "regex"),
 )
-AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
 STATE_FILE = "training_state.json"  # the last file of a checkpoint
 
 
@@ -57,12 +55,14 @@ class Run:
 
     def __enter__(self) -> "Run":
         if not self.writes_nothing:
-            before = self.take()
-            self.made[:0] = [self.directory / "train.log"] * (before is None)
-            log_file = logging.FileHandler(self.directory / "train.log", **AS_TEXT)
-            utils.log.handlers = [logging.StreamHandler(sys.stdout), log_file]
-            utils.log.setLevel(logging.INFO)
-            self.check_same(before or {})
+            is_new = self.take() is None
+            outputs.open_log(self.directory)
+            self.made[:0] = [self.directory / "train.log"] * is_new
+            try:  # what it is now that no other process can change it
+                self.check_same(outputs.read_json(self.directory / "run.json") or {})
+            except utils.InputError:
+                outputs.close_log()
+                raise
             predicts = getattr(self.args, "model_ckpt_path", None)
             if not self.record:  # else it keeps what it was begun with
                 self.note(
@@ -88,12 +88,9 @@ class Run:
         failed = error is not None and not isinstance(error, process.Interrupted)
         if failed and not self.writes_nothing:
             path = self.directory / "train.log"
-            with contextlib.suppress(OSError), path.open("a", **AS_TEXT) as file:
+            with contextlib.suppress(OSError), path.open("a", **outputs.AS_TEXT) as file:
                 file.writelines(traceback.format_exception(error))
-        for handler in utils.log.handlers:
-            with contextlib.suppress(OSError):  # what is on the disk is all that there was room for
-                handler.close()
-        utils.log.handlers = []
+        outputs.close_log()
         if isinstance(error, utils.InputError):
             for path in self.made:
                 with contextlib.suppress(OSError):  # it holds what others put there
@@ -233,7 +230,8 @@ class Run:
         )
         if "precision" in self.args:
             best = getattr(self.args, "model_ckpt_path", None) or self.directory / "best"
-            script = self.script.replace("gpt_train", "gpt_inference")
+            name = self.script.replace("gpt_train", "gpt_inference")
+            script = shlex.quote(os.path.relpath(utils.ROOT / name))
             told = f"{script} --model-ckpt-path {shlex.quote(str(best))} --test-file FILE"
             utils.log.info("To predict: python %s --output-dir DIR", told)
 
@@ -288,13 +286,3 @@ def checkpoint_is_whole(path: Path) -> bool:
         return isinstance(json.loads((path / STATE_FILE).read_text(encoding="utf-8")), dict)
     except (OSError, ValueError):
         return False
-
-
-def identify(path: Path) -> dict[str, Any]:
-    """What tells a corpus file from another: {"file", "lines", "sha256" (hexadecimal)}."""
-    digest, lines = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        for line in file:
-            digest.update(line)
-            lines += bool(line.strip())
-    return {"file": path, "lines": lines, "sha256": digest.hexdigest()}

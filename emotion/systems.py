@@ -11,7 +11,6 @@ import numpy as np
 
 import utils
 from emotion import data, kinds, outputs, rules
-from emotion import run as run_directory
 
 Rows = dict[str, list[utils.Row]]  # by split
 Files = dict[str, Path | None]  # by split: where a user says that it is now
@@ -45,7 +44,9 @@ def read_record(directory: Path) -> dict[str, Any]:
         told = "holds no run (run.json is missing or broken); name an --output-dir"
         raise utils.InputError(f"{directory}: {told}")
     if "seconds" not in run:
-        raise utils.InputError(f"{directory}: the run is not finished; end it with --resume")
+        goes_on = "resume" in run["arguments"] and not run["arguments"].get("model_ckpt_path")
+        mend = "end it with --resume" if goes_on else "delete it, and make it anew"
+        raise utils.InputError(f"{directory}: the run is not finished; {mend}")
     return run
 
 
@@ -138,6 +139,9 @@ def read_systems(paths: Sequence[Path], files: Files) -> tuple[list[System], Row
             told = f"{told}; name runs with the same, in the same order"
             raise utils.InputError(f"{path}: {told}")
     wanted = (["train"] if pooled else []) + list(splits)
+    if unread := next((split for split in files if files[split] and split not in wanted), None):
+        told = f"--{unread}-file: the {unread} lines of these runs are not read; leave it out"
+        raise utils.InputError(told)
     corpora = {split: read_scored_file(files, split, runs) for split in wanted}
     if pooled:
         corpora["dev"] = corpora.pop("train") + corpora["dev"]
@@ -199,7 +203,7 @@ def read_scored_file(files: Files, split: str, runs: dict[Path, dict[str, Any]])
             mend += f", or say with --{split}-file where it is" if split in files else ""
             raise utils.InputError(f"{file}: no such file; {mend}")
         files[split] = file
-        if run_directory.identify(file)["sha256"] != run["data"][split]["sha256"]:
+        if outputs.identify(file)["sha256"] != run["data"][split]["sha256"]:
             told = f"scored another {split} file than {file} (SHA-256)"
             raise utils.InputError(f"{path}: {told}; compare runs of the same lines")
     rows = list(utils.iter_corpus(file, warn=False))

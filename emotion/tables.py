@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def read_text(path: Path) -> str:
 def read_table(
     path: Path, delimiter: str | None = None
 ) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
-    """The columns of a table, and its rows, each behind the number of its last line.
+    """The columns of a table, and its rows, each behind the number of its last line. Names of
+    columns are in NFC, whatever system wrote them.
 
     Args:
         delimiter: None: a tab where the name of the file ends in .tsv, else a comma.
@@ -48,7 +50,7 @@ def read_table(
     delimiter = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
     text = read_text(path)
     records = read_records(path, text, delimiter)
-    _, columns = next(records, (0, []))
+    columns = [unicodedata.normalize("NFC", name) for name in next(records, (0, []))[1]]
     if not any(map(str.strip, columns)) or len(set(columns)) < len(columns):
         mend = "name each column, in the first line"
         raise utils.InputError(f"{path}: has no header, or a column twice; {mend}")
@@ -58,7 +60,9 @@ def read_table(
             blank.append(number)
         elif len(values) != len(columns):
             told = f"has {len(values)} columns, and the first line {len(columns)}"
-            raise utils.InputError(f"{path}: line {number}: {told}; mend it")
+            other = next((mark for mark in ";\t" if len(columns) == 1 and mark in columns[0]), None)
+            mend = f"save it parted by {delimiter!r}, not {other!r}" if other else "mend it"
+            raise utils.InputError(f"{path}: line {number}: {told}; {mend}")
         is_empty = is_empty and not values
     if is_empty:
         raise utils.InputError(f"{path}: has no rows; give some")

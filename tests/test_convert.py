@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import convert
@@ -234,6 +235,20 @@ def test_a_column_of_names_becomes_labels(tmp_path):
     assert "'anger, fear' is read as one label; if it is several, convert" in outcome.stderr
 
 
+def test_labels_that_look_alike_are_one_and_a_list_is_read_as_one(tmp_path):
+    table, out = tmp_path / "table.csv", tmp_path / "out.jsonl"
+    column, joy = (unicodedata.normalize("NFD", name) for name in ("감정", "기쁨"))
+    lines = f'글,{column}\n가,{joy}\n나,"[\'기쁨\u200b\', \'화남\']"\n다,[]\n라,"[""기쁨""]"\n'
+    table.write_text(lines, encoding="utf-8")
+    flags = "--text", "글", "--labels", "감정", "--separator", ","
+    outcome = call("convert.py", "table", table, out, *flags)
+    assert outcome.returncode == 0 and outcome.stderr == ""
+    rows = utils.read_corpus(out, labelled=True)
+    assert utils.labels_of(rows) == ("기쁨", "화남")
+    found = utils.encode_labels(rows, ("기쁨", "화남")).tolist()
+    assert found == [[1, 0], [1, 1], [0, 0], [1, 0]]
+
+
 @pytest.mark.parametrize(
     ("content", "flags", "told"),
     [
@@ -252,6 +267,16 @@ def test_a_column_of_names_becomes_labels(tmp_path):
         (b"text,joy\n\xff\xff,1\n", (), "neither UTF-8 nor cp949"),
         ("text,joy,fear\n좋다,1,0\n", ("--labels", "joy", "fear", "--separator", ","), "name that"),
         ("text,joy\n좋다,1\n", ("--labels", "joy", "--like", "a.jsonl"), "--like goes with"),
+        (
+            "text;joy\n좋다, 참;1\n",
+            (),
+            "line 2: has 2 columns, and the first line 1; save it parted",
+        ),
+        (
+            "text,joy\n좋다,\n",
+            ("--labels", "joy", "--separator", ","),
+            "joy: names no label in any",
+        ),
         (None, (), "cannot be read"),
     ],
 )

@@ -14,7 +14,7 @@ from conftest import EMOTIONS, assert_refused, call, make_row, run_script, write
 from sklearn.metrics import f1_score
 
 import utils
-from emotion import checkpoint, data, ending, kinds, rules, statistics, systems
+from emotion import checkpoint, data, ending, kinds, outputs, rules, statistics, systems
 from emotion.run import Run, identify
 
 
@@ -302,7 +302,7 @@ def test_runs_that_do_not_match_are_refused(members, tmp_path):
         ([members[0], other], "other: scored another dev file"),
         ([members[0], only_dev], "only_dev: scored dev"),
         ([members[0], members[0]], "named twice"),
-        ([unfinished], "not finished"),
+        ([unfinished], "not finished; delete it, and make it anew"),  # it was no training
         ([broken], "dev.scores.jsonl: line 8"),
         ([shuffled], "differ in their lines"),
         ([absurd], "no probabilities"),
@@ -459,6 +459,13 @@ def test_the_ablation_reads_what_it_scores_before_it_trains(tmp_path):
     outcome = call("ablation.py", *given, "--output-dir", tmp_path / "out")
     assert_refused(outcome, f"{path}: line 1")
     assert not (tmp_path / "out").exists()
+    write_rows(tmp_path / "train.jsonl", [make_row()])
+    write_rows(path, [make_row()])
+    made = tmp_path / "out" / "kote" / "mean-42"
+    made.mkdir(parents=True)
+    outputs.write_json(made / "run.json", {"seconds": 1, "data": {}})
+    outcome = call("ablation.py", *given, "--output-dir", tmp_path / "out", "--jobs", 1)
+    assert_refused(outcome, f"{made}: is of other lines; give another --output-dir")
 
 
 # Folds
@@ -504,6 +511,19 @@ def test_labels_that_the_scripts_refuse_are_not_tuned_on(tmp_path):
     outcome = call("ensemble.py", run, "--output-dir", tmp_path / "out")
     assert outcome.returncode == 2 and "no labelled dev lines were scored" in outcome.stderr
     assert "output.joy: is 'true'" in outcome.stdout and "are not used" in outcome.stdout
+
+
+def test_a_rule_that_gives_one_answer_and_a_file_that_nobody_reads_are_told(members, tmp_path):
+    given = {"dev": members[0].parent / "dev.jsonl"}
+    flat = make_run(tmp_path / "flat", given, {"dev": lambda labels: np.full(labels.shape, 0.4)})
+    told = "warning: all lines of dev get the same answer; train longer, or give a --threshold"
+    assert told in combine(flat, "--output-dir", tmp_path / "out")
+    assert told not in combine(members[0], "--output-dir", tmp_path / "other")
+    for split in ("train", "test"):
+        flags = [f"--{split}-file", "no.jsonl", "--output-dir", tmp_path / "no"]
+        refused = call("ensemble.py", flat, *flags)
+        assert_refused(refused, f"--{split}-file: the {split} lines of these runs are not read")
+    assert not (tmp_path / "no").exists()
 
 
 ARGUMENTS = {"folds": 2, "answers": "answers.json", "threshold": "auto"}  # of a fold

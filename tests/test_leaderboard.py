@@ -23,6 +23,13 @@ def test_the_recipe_of_the_leaderboard(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {name: str(each) for name, each in settings.items()} | {"PATH": path}
     command, average = [ROOT / "docs" / "leaderboard.sh", "out"], tmp_path / "out" / "average"
+    average.mkdir(parents=True)
+    (average / "thesis.txt").write_text("mine")
+    refused = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    told = f"{average}: is no average; take it away, or give another OUTPUT\n"
+    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", told)
+    (average / "thesis.txt").rename(tmp_path / "thesis.txt")
+    average.rmdir()
     first = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     assert first.stdout.endswith(f"to hand in: {average / 'test.jsonl'}\n")

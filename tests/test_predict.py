@@ -319,7 +319,7 @@ def test_the_card_says_what_it_was_trained_on_and_how_to_use_it(run):
 # Labels are data
 
 LABELS = {
-    "two": ["긍정", "부정"],
+    "two, which transformers leaves out of config.json": ["LABEL_0", "LABEL_1"],
     "three, with a blank and a keyword": ["not so good", "class", "none"],
     "28": [f"label {number}" for number in range(28)],
     "44": [f"감정-{number}" for number in range(43)] + ["없음"],

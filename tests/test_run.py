@@ -16,7 +16,7 @@ import types
 import huggingface_hub
 import pytest
 import torch
-from conftest import assert_refused, call, make_row, run_script, write_rows
+from conftest import ROOT, assert_refused, call, make_row, run_script, write_rows
 from safetensors.torch import load_file, save_file
 from small_runs import GPT_NEOX, ROBERTA, SmallRuns, assert_same_end
 
@@ -72,6 +72,22 @@ def test_of_runs_that_begin_at_once_one_gets_the_directory(tmp_path):
         assert len(refused) == 1 and f"{attempt}-2, or --resume" in refused.pop()
 
 
+def test_a_run_is_resumed_by_one_process_at_a_time(tmp_path):
+    args = argparse.Namespace(output_dir=tmp_path / "out", resume=True)
+    told = "another process is at work there; let it end, or give another --output-dir"
+    with Run(args, "a.py") as run:
+        before = content(tmp_path)
+        with pytest.raises(utils.InputError, match=told):
+            Run(args, "a.py").__enter__()
+        assert content(tmp_path) == before
+    args.seed = 1
+    with pytest.raises(utils.InputError, match="--seed was None, and is 1"):
+        Run(args, "a.py").__enter__()
+    del args.seed  # what was refused holds nothing
+    with Run(args, "a.py") as again:
+        assert again.record["started"] == run.record["started"]
+
+
 def test_a_directory_in_use_is_refused_and_a_free_one_named(small, tmp_path):
     output = tmp_path / "out"
     arguments = [*small.arguments("bert_plain.py"), "--epochs", 1, "--output-dir"]
@@ -95,7 +111,9 @@ def test_a_directory_in_use_is_refused_and_a_free_one_named(small, tmp_path):
 def test_a_command_that_is_told_can_be_given_as_it_stands(small, tmp_path):
     arguments = [*small.arguments("bert_plain.py"), "--epochs", 1, "--output-dir", "my run"]
     outcome = call("bert_plain.py", *arguments, cwd=tmp_path)
-    assert "bert_plain.py --model-ckpt-path 'my run/best' --test-file FILE" in outcome.stdout
+    where = os.path.relpath(ROOT / "bert_plain.py", tmp_path)
+    told = f"python {where} --model-ckpt-path 'my run/best' --test-file FILE"
+    assert told in outcome.stdout
     refused = call("bert_plain.py", *arguments, cwd=tmp_path)
     assert_refused(refused, "give another, as --output-dir 'my run-2'")
 
@@ -663,6 +681,16 @@ def test_a_tool_is_told_to_take_a_smaller_batch_where_it_has_one(capsys):
         with pytest.raises(SystemExit):
             cli.run_tool(parser, work, [])
         assert capsys.readouterr().err == f"tool.py: error: the memory is full; {mend}\n"
+
+
+def test_a_prediction_is_told_to_score_fewer_lines(tmp_path, capsys):
+    def recipe(args, run):
+        raise MemoryError
+
+    given = ["--output-dir", str(tmp_path / "out"), "--model-ckpt-path", "best"]
+    with pytest.raises(SystemExit):
+        cli.run_script(parser(), recipe, given)
+    assert capsys.readouterr().err.endswith("free some, or take a smaller --val-batch-size\n")
 
 
 def test_a_fault_of_our_own_is_not_told_as_one_of_the_user(tmp_path):

@@ -197,7 +197,7 @@ def test_runs_of_published_splits_are_made_once_and_what_is_anothers_stays(tmp_p
     rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")[:30]
     for split in published.SPLITS:
         write_rows(tmp_path / f"{split}.jsonl", rows)
-    linear = {"linear": ("linear.py", "--corpus", str(tmp_path))}
+    linear = {"linear": ("linear.py", "--corpus", str(tmp_path), "--tune", "micro")}
 
     def make(commands):
         return list(published.make(commands, tmp_path, 1))
@@ -206,6 +206,8 @@ def test_runs_of_published_splits_are_made_once_and_what_is_anothers_stays(tmp_p
     record = tmp_path / "linear" / "run.json"
     first = record.read_bytes()
     assert make(linear) == ["linear"] and record.read_bytes() == first
+    with pytest.raises(utils.InputError, match="linear: has another --tune; give another"):
+        make({"linear": (*linear["linear"][:-1], "macro")})
     write_rows(tmp_path / "dev.jsonl", rows[:20])
     with pytest.raises(utils.InputError, match="linear: is of other lines"):
         make(linear)

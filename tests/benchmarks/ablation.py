@@ -27,6 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
+import published
 
 import utils
 from emotion import cli, data, outputs, rules, statistics, systems
@@ -78,8 +79,10 @@ def train_all(runs, options, jobs):
     ) as pool:
         started = {}
         for (corpus, name, seed), directory in directories.items():
-            if "seconds" not in (outputs.read_json(directory / "run.json") or {}):
-                files, model = getattr(options, corpus), getattr(options, f"{corpus}_model")
+            files, model = getattr(options, corpus), getattr(options, f"{corpus}_model")
+            if "seconds" in (outputs.read_json(directory / "run.json") or {}):
+                published.check_lines(directory, files)
+            else:
                 started[pool.submit(train, name, seed, files, model, directory)] = directory
         for future in concurrent.futures.as_completed(started):
             future.result()

@@ -35,7 +35,7 @@ import results
 
 import utils
 from emotion import cli, outputs
-from emotion.run import identify
+from emotion.outputs import identify
 
 SEEDS, FOLDS, AVERAGE = (42, 43, 44), 5, "average-folds"
 SPLITS = ("train", "dev", "test")
@@ -132,6 +132,8 @@ def start(command: Sequence[str], directory: Path, errors: IO[str]) -> subproces
     path = ROOT / ("tests/benchmarks" if script == "linear.py" else "") / script
     if script == "linear.py" and "seconds" in (outputs.read_json(record) or {}):
         check_lines(directory, Path(flags[flags.index("--corpus") + 1]))
+        if outputs.read_json(record)["arguments"]["tune"] != flags[flags.index("--tune") + 1]:
+            raise utils.InputError(f"{directory}: has another --tune; give another --output-dir")
         return None
     if script in ("linear.py", "ensemble.py") and record.exists():
         if (outputs.read_json(record) or {}).get("script", script) != script:
