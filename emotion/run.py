@@ -135,7 +135,8 @@ class Run:
         base = path.resolve() if path.name in ("", "..") else path
         free = next(f"{base}-{n}" for n in itertools.count(2) if not os.path.lexists(f"{base}-{n}"))
         goes_on = "resume" in self.args and not getattr(self.args, "model_ckpt_path", None)
-        goes_on &= "seconds" not in (outputs.read_json(path / "run.json") or {})
+        record = outputs.read_json(path / "run.json") or {}
+        goes_on &= "seconds" not in record and record.get("script", self.script) == self.script
         told = f"{path}: is not empty, and no run is overwritten; give another, as --output-dir"
         return f"{told} {shlex.quote(free)}" + ", or --resume" * goes_on
 

@@ -334,6 +334,11 @@ def test_a_test_file_that_came_to_its_place_is_no_part_of_a_run_that_has_ended(h
 def test_resume_refuses_a_run_of_another_script(small, tmp_path):
     shutil.copytree(small.undisturbed("bert_plain.py"), tmp_path / "out")
     arguments = [*small.arguments("bert_GRU.py"), "--output-dir", tmp_path / "out", "--resume"]
+    record = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+    del record["seconds"]  # as if it had not ended
+    outputs.write_json(tmp_path / "out" / "run.json", record)
+    told = call("bert_GRU.py", *arguments[:-1]).stderr
+    assert told.endswith(f"give another, as --output-dir {tmp_path / 'out-2'}\n")
     assert_refused(call("bert_GRU.py", *arguments), "holds a run of bert_plain.py")
 
 
