@@ -48,7 +48,7 @@ def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | f
             config.setdefault("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
         named = config["id2label"]
         labels = [named[number] for number in sorted(named, key=int)]
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+    except (KeyError, TypeError, ValueError, IndexError):
         told = f"{path}: is no checkpoint (config.json is missing or broken); give best/ of a run"
         if os.path.exists(path / "prompt.json"):  # which no name is too long for
             told = f"{path}: is a checkpoint of gpt_train.py; predict with gpt_inference.py"

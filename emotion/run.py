@@ -232,8 +232,8 @@ class Run:
         if "precision" in self.args:
             best = getattr(self.args, "model_ckpt_path", None) or self.directory / "best"
             name = self.script.replace("gpt_train", "gpt_inference")
-            script = shlex.quote(os.path.relpath(utils.ROOT / name))
-            told = f"{script} --model-ckpt-path {shlex.quote(str(best))} --test-file FILE"
+            script = name if Path.cwd() == utils.ROOT else utils.ROOT / name
+            told = shlex.join([str(script), "--model-ckpt-path", str(best), "--test-file", "FILE"])
             utils.log.info("To predict: python %s --output-dir DIR", told)
 
     def remove_checkpoints(self) -> None:
