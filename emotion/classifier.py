@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import utils
-from emotion import checkpoint, cli, outputs
+from emotion import checkpoint, cli, kinds, outputs
 from emotion.process import AfterBatch, ScoreRows
 from emotion.rules import Rule
 
@@ -43,7 +43,7 @@ def find(name: str | Path) -> Path:
             record = outputs.read_json(path / "run.json") or {}
             arguments = record.get("arguments") or {}
             mend = "give one that trained"
-            if "resume" in arguments and not arguments.get("model_ckpt_path"):
+            if kinds.trains(arguments):
                 mend = "put it there again" if "seconds" in record else "let it end (--resume)"
             raise utils.InputError(f"{path}: is a run that has no checkpoint (best/); {mend}")
         return path / "best"

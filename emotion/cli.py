@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from emotion import data, process, rules, run
+from emotion import data, kinds, process, rules, run
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRACKERS = ("none", "tensorboard", "wandb", "trackio")
@@ -278,7 +278,7 @@ def how_it_ended(
     if process.is_lost_peer(error):
         return 1, f"error: another process ended, see what it told; {what_goes_on(args, command)}"
     told = str(error).strip().partition("\n")[0]
-    trains = "resume" in args and not getattr(args, "model_ckpt_path", None)
+    trains = kinds.trains(vars(args))
     names = ("train_batch_size", "batch_size") if trains else ("val_batch_size", "batch_size")
     flag = next((f" smaller --{each.replace('_', '-')}" for each in names if each in args), None)
     mend = f"free some, or take a{flag}" if flag else "free some"
@@ -290,7 +290,7 @@ def how_it_ended(
 
 def what_goes_on(args: argparse.Namespace, command: str) -> str:
     """What a user can do after an interrupt, in words."""
-    if "resume" not in args or getattr(args, "model_ckpt_path", None):
+    if not kinds.trains(vars(args)):
         mend = "delete it, or give another --output-dir, and start again"
         return f"{args.output_dir} is not complete; {mend}"
     command += "" if args.resume else " --resume"

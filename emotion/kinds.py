@@ -27,6 +27,11 @@ def in_full(arguments: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
+def trains(arguments: dict[str, Any]) -> bool:
+    """Whether a run with these arguments trains, so that --resume goes on with it."""
+    return "resume" in arguments and not arguments.get("model_ckpt_path")
+
+
 def is_pooled(run: dict[str, Any]) -> bool:
     """Whether its dev is lines of train and dev together: a run of a fold, an average of such."""
     return "fold" in comparable(run) or bool(run.get("out_of_fold"))

@@ -22,7 +22,7 @@ import numpy as np
 
 import utils
 from emotion import outputs, process, statistics
-from emotion.kinds import CHANGES_NO_WEIGHT, in_full, words
+from emotion.kinds import CHANGES_NO_WEIGHT, in_full, trains, words
 from emotion.outputs import identify
 from emotion.rules import Rule
 
@@ -134,9 +134,9 @@ class Run:
             return f"{path}: holds no run to resume (no run.json); {mend}"
         base = path.resolve() if path.name in ("", "..") else path
         free = next(f"{base}-{n}" for n in itertools.count(2) if not os.path.lexists(f"{base}-{n}"))
-        goes_on = "resume" in self.args and not getattr(self.args, "model_ckpt_path", None)
         record = outputs.read_json(path / "run.json") or {}
-        goes_on &= "seconds" not in record and record.get("script", self.script) == self.script
+        goes_on = trains(vars(self.args)) and "seconds" not in record
+        goes_on &= record.get("script", self.script) == self.script
         told = f"{path}: is not empty, and no run is overwritten; give another, as --output-dir"
         return f"{told} {shlex.quote(free)}" + ", or --resume" * goes_on
 

@@ -44,8 +44,8 @@ def read_record(directory: Path) -> dict[str, Any]:
         told = "holds no run (run.json is missing or broken); name an --output-dir"
         raise utils.InputError(f"{directory}: {told}")
     if "seconds" not in run:
-        goes_on = "resume" in run["arguments"] and not run["arguments"].get("model_ckpt_path")
-        mend = "end it with --resume" if goes_on else "delete it, and make it anew"
+        trains = kinds.trains(run["arguments"])
+        mend = "end it with --resume" if trains else "delete it, and make it anew"
         raise utils.InputError(f"{directory}: the run is not finished; {mend}")
     return run
 
