@@ -63,8 +63,8 @@ def iter_corpus(
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                reason = getattr(error, "msg", error)
-                refuse(f"is not JSON ({reason})", "write one JSON object on each line")
+                what = f"is not JSON ({getattr(error, 'msg', error)})"
+                refuse(what, "write one JSON object on each line (of a table: data/convert.py)")
             found = _oddities(row, refuse)
             if labelled:
                 labels = _check_labels(row, labels, refuse)

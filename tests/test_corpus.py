@@ -126,6 +126,12 @@ def test_a_wrong_line_is_refused_by_file_line_and_field(tmp_path, line, told):
     assert "; " in message and "\n" not in message  # what, then the mend, on one line
 
 
+def test_a_table_is_told_what_makes_a_corpus_of_it(tmp_path):
+    path = write_lines(tmp_path / "corpus.csv", "text,joy", "급식이 맛있다,True")
+    with pytest.raises(utils.InputError, match=r"line 1: is not JSON .*data/convert\.py"):
+        utils.read_corpus(path, labelled=True)
+
+
 @pytest.mark.parametrize(("line", "told"), REFUSED_ANYWHERE.values(), ids=REFUSED_ANYWHERE)
 def test_a_line_without_a_text_is_refused_in_a_file_to_predict(tmp_path, line, told):
     path = write_lines(tmp_path / "corpus.jsonl", GOOD, line)
