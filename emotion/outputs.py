@@ -24,7 +24,7 @@ Scored = Iterable[tuple[list[utils.Row], np.ndarray]]  # (rows, probabilities) i
 
 def part_of(path: Path) -> Path:
     """What is not whole yet of a file or directory."""
-    return path.with_name(path.name + ".partial")
+    return path.parent / f"{path.name}.partial"  # a path without a name, as ".", has one too
 
 
 @contextlib.contextmanager
@@ -81,12 +81,13 @@ def make_readable(directory: Path) -> None:
 
 
 def move_files(source: Path, directory: Path) -> None:
-    """Move the files of a directory, each of them whole, to another, and remove the first."""
+    """Move the files below a directory, each of them whole, to another, and remove the first."""
     make_readable(source)
-    directory.mkdir(exist_ok=True)
-    for file in source.iterdir():
-        file.replace(directory / file.name)
-    source.rmdir()
+    for file in [path for path in source.rglob("*") if path.is_file()]:
+        place = directory / file.relative_to(source)  # chat templates may have a directory
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
+    shutil.rmtree(source)
 
 
 def check_sums(directory: Path) -> None:
@@ -111,13 +112,25 @@ def resuming(path: Path) -> Iterator[None]:
         raise utils.InputError(f"{told}; give another --output-dir") from error
 
 
-def cannot_be_saved(path: Path, error: Exception) -> utils.RunError:
-    """What to tell when the disk is full, or takes no files any more."""
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    free = shutil.disk_usage(next(each for each in path.parents if each.exists())).free
-    reason += f"; {free / 2**20:,.0f} MiB are free"
-    mend = "what was saved before is whole; mend that, and go on with --resume"
-    return utils.RunError(f"{path}: cannot be saved ({reason}); {mend}")
+@contextlib.contextmanager
+def saving(path: Path, partial: Path) -> Iterator[None]:
+    """Inside, what a library raises where the disk is full, or takes no files any more, is a
+    utils.RunError, and nothing is left of what was begun.
+
+    Args:
+        partial: where it is begun.
+    """
+    try:
+        yield
+    except Exception as error:  # each library has its own
+        shutil.rmtree(partial, ignore_errors=True)
+        if process.is_out_of_memory(error) or process.is_lost_peer(error):
+            raise
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        free = shutil.disk_usage(next(each for each in path.parents if each.exists())).free
+        reason += f"; {free / 2**20:,.0f} MiB are free"
+        mend = "what was saved before is whole; mend that, and go on with --resume"
+        raise utils.RunError(f"{path}: cannot be saved ({reason}); {mend}") from error
 
 
 def tell_of_disk(directory: Path, trained: int) -> None:

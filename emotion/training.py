@@ -81,7 +81,7 @@ class Training:
         self.steps = len(self.task.batches(0))  # of an epoch
         total = self.steps * self.epochs
         self.optimizer = torch.optim.AdamW(self.task.parameters, fused=True)
-        warm_up = math.ceil(total / 10)
+        warm_up = min(math.ceil(total / 10), total - 1)  # a first step of it has a rate of 0
         self.schedule = get_linear_schedule_with_warmup(self.optimizer, warm_up, total)
         self.scales_loss = self.task.precision == "fp16"
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=self.scales_loss)
@@ -158,6 +158,16 @@ class Training:
         lr = self.schedule.get_last_lr()[0]
         self.log(loss=float(np.mean(values)), epoch=steps[-1] / self.steps, lr=lr)
 
+    def check_weights(self) -> None:
+        """Raise utils.RunError if a loss that was not looked at, or a weight, is not finite."""
+        self.look_at_losses()
+        trained = itertools.chain(*(group["params"] for group in self.task.parameters))
+        parts = (each.to_local() if isinstance(each, DTensor) else each for each in trained)
+        finite = torch.stack([each.isfinite().all() for each in parts]).all()
+        # each process may have its own part of the weights, and all are to end alike
+        if self.accelerator.reduce(finite.float().to(self.accelerator.device), "mean") < 1:
+            raise utils.RunError(f"step {self.state.step}: the weights are not finite; {LOWER}")
+
     def log(self, **values: float) -> None:
         """Put values into the history, and send them to the tracker."""
         self.state.history.append({"step": self.state.step} | values)
@@ -165,7 +175,7 @@ class Training:
 
     def end_epoch(self, epoch: int, speed: float) -> None:
         """Evaluate, keep the model if it is the best so far, and save a checkpoint."""
-        self.look_at_losses()
+        self.check_weights()
         self.model.eval()
         gold = self.corpora.gold["dev"]
         with process.Progress(len(gold), "line", "dev") as bar:
@@ -198,31 +208,22 @@ class Training:
         if self.accelerator.is_main_process:
             best = self.run.directory / "best"
             partial = outputs.part_of(best)
-            try:
+            with outputs.saving(best, partial):
                 shutil.rmtree(partial, ignore_errors=True)
                 self.task.save(self.accelerator.unwrap_model(self.model), partial, weights)
                 outputs.move_files(partial, best)
-            except Exception as error:  # each library has its own for a full disk
-                shutil.rmtree(partial, ignore_errors=True)
-                raise outputs.cannot_be_saved(best, error) from error
         self.accelerator.wait_for_everyone()
 
     # Checkpoints
 
     def save(self) -> None:
         """Save a checkpoint, which gets its name when it is whole, and remove the one before."""
-        self.look_at_losses()
-        trained = itertools.chain(*(group["params"] for group in self.task.parameters))
-        parts = (each.to_local() if isinstance(each, DTensor) else each for each in trained)
-        finite = torch.stack([each.isfinite().all() for each in parts]).all()
-        # each process may have its own part of the weights, and all are to end alike
-        if self.accelerator.reduce(finite.float().to(self.accelerator.device), "mean") < 1:
-            raise utils.RunError(f"step {self.state.step}: the weights are not finite; {LOWER}")
+        self.check_weights()
         self.state.seconds = time.time() - self.run.started
         accelerator, state = self.accelerator, dataclasses.asdict(self.state)
         checkpoints = self.run.directory / "checkpoints"
         final, partial = checkpoints / f"checkpoint-{self.state.step}", checkpoints / ".partial"
-        try:
+        with outputs.saving(final, partial):
             if checkpoint_is_whole(final):  # of this step before its evaluation
                 if accelerator.is_main_process:
                     outputs.write_json(final / STATE_FILE, state)
@@ -241,9 +242,6 @@ class Training:
                     if other != final:
                         shutil.rmtree(other, ignore_errors=True)
             accelerator.wait_for_everyone()
-        except Exception as error:  # each library has its own for a full disk
-            shutil.rmtree(partial, ignore_errors=True)
-            raise outputs.cannot_be_saved(final, error) from error
 
     def resume(self) -> State:
         """The state of the last whole checkpoint, loaded; where there is none, a new one."""

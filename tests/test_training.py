@@ -218,6 +218,30 @@ def test_rates_rise_over_a_tenth_of_the_steps_and_fall_to_zero(trained, before_s
     assert [rates[1] for rates in seen] == pytest.approx([0.01 * each for each in shape])
 
 
+def test_a_single_step_is_of_the_whole_rate(trained, before_steps):
+    task = Toy()
+    task.batches = lambda epoch: [list(range(LINES))]
+    seen = before_steps(lambda optimizer: optimizer.param_groups[0]["lr"])
+    trained(task, epochs=1)
+    assert seen == [0.1]
+
+
+def test_weights_that_are_not_finite_are_told_of_before_their_scores(trained, monkeypatch):
+    """The last step of an epoch, whose loss was healthy."""
+    step = training.Training.step
+
+    def break_weights(self, batch):
+        step(self, batch)
+        if self.state.step == self.steps:
+            self.task.model.weight.data[0] = math.inf
+
+    monkeypatch.setattr(training.Training, "step", break_weights)
+    task = Toy()
+    with pytest.raises(utils.RunError, match="step 5: the weights are not finite; take a lower"):
+        trained(task)
+    assert task.evaluated == 0
+
+
 def test_losses_are_fetched_now_and_then_and_their_mean_is_logged(trained, monkeypatch):
     monkeypatch.setattr(training, "LOG_STEPS", 3)
     task, losses = Toy(), []
