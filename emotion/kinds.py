@@ -3,6 +3,7 @@
 import collections
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,13 @@ Group = dict[int, tuple[Path, dict[str, Any]]]  # runs that differ in their fold
 
 
 def in_full(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a run of whatever version; without --head-lr where there is no such head."""
-    told = BEFORE | {"head_lr": arguments.get("lr")} | arguments
+    """The arguments of a run of whatever version; without --head-lr where there is no such head,
+    and with directories of models as they are, however they were called.
+    """
+    told: dict[str, Any] = BEFORE | {"head_lr": arguments.get("lr")} | arguments
+    for name in ("model", "adapter"):
+        if told.get(name) and os.path.isdir(told[name]):
+            told[name] = os.path.realpath(told[name])
     if told.get("objective", "head") != "head":
         del told["head_lr"]  # answers are scored by the model's own head
     return told

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import utils
@@ -146,11 +148,16 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", "`log_with=")  # of a tracker that the scripts tell of too
     warnings.filterwarnings("ignore", "Detected call of `lr_scheduler")  # a step left out in fp16
     warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA")
-    # of kernels for 4 bits on a CPU; of a base that is refused in our own words
-    needless = ("Failed to load CPU gemm_4bit_forward", "quantization state not initialized")
     for name in ("backends.cpu.ops", "nn.modules"):
-        logger = logging.getLogger(f"bitsandbytes.{name}")
-        logger.addFilter(lambda record: not any(each in record.getMessage() for each in needless))
+        logging.getLogger(f"bitsandbytes.{name}").addFilter(is_of_use)  # which is added once
+
+
+def is_of_use(record: logging.LogRecord) -> bool:
+    """Whether what bitsandbytes logs concerns anybody: not kernels for 4 bits on a CPU, nor a base
+    that is refused in our own words.
+    """
+    needless = ("Failed to load CPU gemm_4bit_forward", "quantization state not initialized")
+    return not any(each in record.getMessage() for each in needless)
 
 
 def lock(file: Any) -> bool:
@@ -170,20 +177,30 @@ def lock(file: Any) -> bool:
 
 def peak_memory_gib() -> dict[str, float]:
     """Peak memory of this process so far, in GiB: {"host": resident, "gpu": allocated by torch}."""
-    try:
-        import resource
-
-        unit = 2**30 if sys.platform == "darwin" else 2**20
-        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    except ImportError:  # Windows
-        import psutil
-
-        host = psutil.Process().memory_info().peak_wset / 2**30
-    peak = {"host": round(host, 2)}
+    peak = {"host": round(resident_peak() / 2**30, 2)}
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
         peak["gpu"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     return peak
+
+
+def resident_peak() -> int:
+    """The most bytes that this process has held in memory; by getrusage, where /proc does not tell,
+    also what the process held that started it.
+    """
+    with contextlib.suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        if found := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
+            return int(found[1]) * 2**10
+    try:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
 
 
 class Progress:
@@ -199,7 +216,7 @@ class Progress:
         silent = None if is_main_process() else True  # None: where no terminal is
         bar = tqdm(total=total, unit=unit, desc=name, initial=done, leave=False, disable=silent)
         self.bar, self.total, self.unit, self.name, self.done = bar, total, unit, name, done
-        self.last = self.started = (time.monotonic(), done)
+        self.last = (time.monotonic(), done)
 
     def __enter__(self) -> "Progress":
         return self

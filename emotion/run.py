@@ -1,4 +1,4 @@
-"""The run directory: run.json, the log, predictions and metrics, and progress on the screen."""
+"""The run directory: run.json, the log, predictions and metrics."""
 
 import argparse
 import contextlib
@@ -108,7 +108,11 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
             held = {file.name for file in path.iterdir()} - {outputs.part_of(record).name}
             if self.resumes and record.exists():
-                return json.loads(record.read_text(encoding="utf-8") or "{}")
+                found = json.loads(record.read_text(encoding="utf-8") or "{}")
+                begun = found or held <= {"run.json", "train.log"}  # else all of it got lost
+                if not isinstance(found, dict) or not begun:
+                    raise ValueError
+                return found
             if held:
                 raise FileExistsError
             record.open("x").close()

@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import types
 
@@ -86,6 +88,58 @@ def test_a_run_is_resumed_by_one_process_at_a_time(tmp_path):
     del args.seed  # what was refused holds nothing
     with Run(args, "a.py") as again:
         assert again.record["started"] == run.record["started"]
+
+
+@pytest.mark.parametrize("lost", ["", "[]", '"text"'])
+def test_a_run_json_that_got_lost_is_not_taken_for_a_new_one(lost, tmp_path):
+    """What is there is of a run that nobody can compare any more."""
+    args = argparse.Namespace(output_dir=tmp_path / "out", resume=True)
+    (tmp_path / "out" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "out" / "run.json").write_text(lost)
+    with pytest.raises(utils.InputError, match=r"run.json: is broken; start anew with another"):
+        Run(args, "a.py").__enter__()
+
+
+def test_a_run_is_the_same_however_the_directory_of_its_model_is_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "link").symlink_to("model")
+    args = argparse.Namespace(output_dir=tmp_path / "out", resume=True, model="model")
+    for name in ("model", "model/", "./model", str(tmp_path / "model"), "link"):
+        args.model = name
+        with Run(args, "a.py"):
+            pass
+    args.model = "klue/roberta-large"  # of the hub
+    with pytest.raises(utils.InputError, match=r"--model was .*model, and is klue/roberta-large;"):
+        Run(args, "a.py").__enter__()
+
+
+def test_files_of_directories_are_moved_over_those_before(tmp_path):
+    """As of a tokenizer with several chat templates, whose second best epoch comes."""
+    for content in ("a", "b"):
+        (tmp_path / "new" / "inside").mkdir(parents=True)
+        for path in (tmp_path / "new" / "outside.txt", tmp_path / "new" / "inside" / "one.txt"):
+            path.write_text(content)
+        outputs.move_files(tmp_path / "new", tmp_path / "best")
+    moved = {str(each.relative_to(tmp_path)): each.read_text() for each in tmp_path.rglob("*.txt")}
+    assert moved == {"best/outside.txt": "b", "best/inside/one.txt": "b"}
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Connection closed by peer"), MemoryError()])
+def test_what_the_disk_is_not_at_fault_for_is_not_told_of_it(error, tmp_path):
+    (tmp_path / "part").mkdir()
+    with pytest.raises(type(error)) as told, outputs.saving(tmp_path / "whole", tmp_path / "part"):
+        raise error
+    assert told.value is error and not (tmp_path / "part").exists()
+
+
+def test_peak_memory_is_that_of_this_process_alone():
+    """A child of a large process is not large."""
+    code = "from emotion import process; print(process.peak_memory_gib()['host'])"
+    held = bytearray(os.urandom(1)) * 2**29  # each page of which is there
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert 0 < float(ended.stdout) < 0.4 < process.peak_memory_gib()["host"] and held
 
 
 def test_a_directory_in_use_is_refused_and_a_free_one_named(small, tmp_path):
@@ -375,7 +429,10 @@ def test_what_a_run_needs_of_the_disk_is_told_when_it_starts(small, tmp_path, mo
     usage = shutil.disk_usage(tmp_path)
     arguments = [*small.arguments("bert_plain.py"), "--epochs", 1, "--output-dir"]
     told = call("bert_plain.py", *arguments, tmp_path / "out").stdout
-    assert re.search(r"^on the disk: \d+ MiB while this trains, \d+ MiB in ", told, re.MULTILINE)
+    pattern = r"^on the disk: (\d+) MiB while this trains, (\d+) MiB in "
+    [needed, left] = map(int, re.search(pattern, told, re.MULTILINE).groups())
+    files = sum(each.stat().st_size for each in (tmp_path / "out" / "best").glob("*.safetensors"))
+    assert left == round(files / 2**20) and abs(needed - 7 * left) <= 4
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
     assert "1 MiB are free" in call("bert_plain.py", *arguments, tmp_path / "full").stdout
 
