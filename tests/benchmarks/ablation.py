@@ -48,7 +48,9 @@ CHANGES = {  # by name of a run: (what the table says, key of modeling.HEADS, se
 
 
 def train(name, seed, corpus, model, directory):
-    """Train one run, in one thread; one that was begun goes on from its last checkpoint."""
+    """Train one run, in one thread; one that was begun goes on from its last checkpoint, and one
+    that is finished stays. Ends with code 2 where that was of another model, or of other settings.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -71,7 +73,7 @@ def train(name, seed, corpus, model, directory):
 
 
 def train_all(runs, options, jobs):
-    """Train the runs, (corpus, name, seed) each, that are not finished; returns all directories."""
+    """Train the runs, (corpus, name, seed) each, where they are not yet; returns directories."""
     directories = {run: options.output_dir / run[0] / f"{run[1]}-{run[2]}" for run in runs}
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
@@ -82,6 +84,7 @@ def train_all(runs, options, jobs):
             files, model = getattr(options, corpus), getattr(options, f"{corpus}_model")
             if "seconds" in (outputs.read_json(directory / "run.json") or {}):
                 published.check_lines(directory, files)
+                train(name, seed, files, model, directory)  # looks whether it is the same, and ends
             else:
                 started[pool.submit(train, name, seed, files, model, directory)] = directory
         for future in concurrent.futures.as_completed(started):

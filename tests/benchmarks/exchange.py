@@ -72,7 +72,7 @@ def show(options: argparse.Namespace) -> None:
     groups = list(results.by_kind(list(runs.values())).values())
     count = len(runs)
     means = [
-        statistics.over_seeds(micro[:, n * count : (n + 1) * count], groups, 42)
+        statistics.over_seeds(micro[:, n * count : (n + 1) * count], groups, statistics.SEED)
         for n in range(len(ASKED))
     ]
     told = f"{len(asked['true'])} lines of sentences with several targets"

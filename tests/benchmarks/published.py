@@ -132,8 +132,11 @@ def start(command: Sequence[str], directory: Path, errors: IO[str]) -> subproces
     path = ROOT / ("tests/benchmarks" if script == "linear.py" else "") / script
     if script == "linear.py" and "seconds" in (outputs.read_json(record) or {}):
         check_lines(directory, Path(flags[flags.index("--corpus") + 1]))
-        if outputs.read_json(record)["arguments"]["tune"] != flags[flags.index("--tune") + 1]:
-            raise utils.InputError(f"{directory}: has another --tune; give another --output-dir")
+        asked = {"tune": flags[flags.index("--tune") + 1], "encoder": None, "threshold": None}
+        for name, value in outputs.read_json(record)["arguments"].items():
+            if value != asked.get(name, value):
+                told = f"has another --{name}; give another --output-dir"
+                raise utils.InputError(f"{directory}: {told}")
         return None
     if script in ("linear.py", "ensemble.py") and record.exists():
         if (outputs.read_json(record) or {}).get("script", script) != script:
