@@ -20,13 +20,15 @@ from emotion.run import Run
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or predict with what was trained."""
 
+    parser = bert_plain.argument_parser("bert_GRU", __doc__)
+
     def recipe(args: argparse.Namespace, run: Run) -> None:
         if args.model_ckpt_path:
-            bert_plain.predict(args, run, ("GRUClassifier",))
+            bert_plain.predict(args, run, parser, ("GRUClassifier",))
         else:
             bert_plain.train(args, run, head="gru")
 
-    cli.run_script(bert_plain.argument_parser("bert_GRU", __doc__), recipe, argv)
+    cli.run_script(parser, recipe, argv)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from emotion import checkpoint, cli, data, ending, systems
 from emotion.run import Run
 
 SAMPLE = {"model": utils.SAMPLE / "roberta-tiny", "epochs": 8, "lr": 2e-3, "train_batch_size": 48}
+PREDICTS_WITH = {"model_ckpt_path", "dev_file", "test_file", "sample", "precision", "threshold"}
+PREDICTS_WITH |= {"val_batch_size", "output_dir"}  # flags of use without a training
 
 
 def argument_parser(script: str, description: str | None) -> cli.ArgumentParser:
@@ -149,8 +151,10 @@ def train(args: argparse.Namespace, run: Run, head: str) -> None:
     training.fit(run, args, accelerator, corpora, task)
 
 
-def predict(args: argparse.Namespace, run: Run, architectures: tuple[str, ...]) -> None:
-    """Predict the files that `args` name with a trained checkpoint.
+def predict(
+    args: argparse.Namespace, run: Run, parser: Any, architectures: tuple[str, ...]
+) -> None:
+    """Predict the files that `args`, as `parser` read them, name with a trained checkpoint.
 
     Args:
         architectures: what the name of its class may end in.
@@ -159,11 +163,10 @@ def predict(args: argparse.Namespace, run: Run, architectures: tuple[str, ...]) 
     if flag := next((name for name, value in given.items() if value), None):
         message = f"{flag} is for training, --model-ckpt-path only predicts; give one of them"
         raise utils.InputError(message)
-    parser = argument_parser("bert_plain", None)
-    for name in ("normalise", "target", "tune"):
-        if getattr(args, name) != parser.get_default(name):
+    for name, default in vars(cli.parse_arguments(parser, ["--sample"] * args.sample)).items():
+        if getattr(args, name) != default and name not in PREDICTS_WITH:
             told = "warning: --%s is for training; what the checkpoint was trained with is taken"
-            utils.log.warning(told, name)
+            utils.log.warning(told, name.replace("_", "-"))
     path = args.model_ckpt_path
     found = checkpoint.check_encoder(path, architectures, args.threshold)
     files = data.check_to_predict(args, run, found.labels)
@@ -188,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def recipe(args: argparse.Namespace, run: Run) -> None:
         if args.model_ckpt_path:
             ours = (f"{name}Classifier" for name in ("MeanPooling", "FirstToken", "LastToken"))
-            predict(args, run, ("ForSequenceClassification", *ours))
+            predict(args, run, parser, ("ForSequenceClassification", *ours))
         else:
             train(args, run, args.pooling)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from emotion import cli, process, texts
+from emotion import cli, process, tables, texts
 
 
 def argument_parser() -> cli.ArgumentParser:
@@ -38,9 +38,9 @@ def argument_parser() -> cli.ArgumentParser:
     told = "of the input; default: by its ending"
     files.add_argument("--format", choices=texts.FORMATS, help=told)
     told = f"of a table; default: {', '.join(texts.TEXT_COLUMNS)}, whichever is there"
-    files.add_argument("--text-column", metavar="NAME", help=told)
+    files.add_argument("--text-column", metavar="NAME", type=tables.column, help=told)
     told = "of a table; default: none"
-    files.add_argument("--target-column", metavar="NAME", help=told)
+    files.add_argument("--target-column", metavar="NAME", type=tables.column, help=told)
     cli.add_threshold(parser)
     cli.add_precision(parser)
     told = "texts scored at once; default: 48, or with an adapter as many as fill 4,096 tokens"

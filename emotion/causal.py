@@ -63,9 +63,6 @@ def load_base(path: str, precision: str, where: torch.device) -> Any:
             device_map={"": where},
             trust_remote_code=False,
         )
-    if model.get_output_embeddings() is None:
-        told = f"{type(model).__name__} has no head that tells the next token"
-        raise utils.InputError(f"--model {path}: {told}; take another")
     for config in (model.config, model.config.get_text_config()):
         config.use_cache = False  # a cache is given where one is wanted
     return compute_in_float32(model, scoring.DTYPES[precision])
@@ -110,6 +107,9 @@ def lora_config(args: argparse.Namespace, model: Any) -> Any:
         utils.InputError: which layers to adapt is neither told nor known.
     """
     if args.adapter:
+        if not (args.adapter / "adapter_config.json").is_file():  # else it is looked for on the hub
+            told = "cannot be loaded: no adapter_config.json; give best/ of a run of gpt_train.py"
+            raise utils.InputError(f"--adapter {args.adapter}: {told}")
         with loading(args.adapter):
             config = peft.PeftConfig.from_pretrained(str(args.adapter))
         config.inference_mode = False

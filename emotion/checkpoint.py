@@ -233,8 +233,9 @@ def loading(path: Path | str) -> Iterator[None]:
         yield
     except utils.InputError:
         raise
-    except LOADING_ERRORS as error:
-        if process.is_out_of_memory(error):
+    except Exception as error:
+        is_known = isinstance(error, LOADING_ERRORS) or type(error).__module__ == "httpx"  # of hub
+        if process.is_out_of_memory(error) or not is_known:
             raise
         if getattr(error, "errno", None) == errno.ENOSPC:
             told = f"{path}: cannot be loaded: the disk is full"

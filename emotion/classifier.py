@@ -50,7 +50,8 @@ def find(name: str | Path) -> Path:
     checkpoint.describe_model(str(name), "")  # raises where the hub has no such model
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(str(name), ignore_patterns=checkpoint.LEFT_ON_THE_HUB))
+    with checkpoint.loading(name):
+        return Path(snapshot_download(str(name), ignore_patterns=checkpoint.LEFT_ON_THE_HUB))
 
 
 def load(

@@ -265,7 +265,7 @@ def run_tool(
 def how_it_ended(
     error: BaseException, args: argparse.Namespace, command: str
 ) -> tuple[int | None, str]:
-    """The exit code and the line for what ended a run; no code for a fault of our own."""
+    """`drop_output`; the exit code, None for a fault of our own, and the line for what ended it."""
     process.drop_output()
     if isinstance(error, (utils.InputError, utils.RunError)):
         return 2 if isinstance(error, utils.InputError) else 1, f"error: {error}"
@@ -275,7 +275,7 @@ def how_it_ended(
         where = error.filename2 or error.filename or "a file or standard output"
         then = what_goes_on(args, command) if command else "start again"
         return 1, f"error: {where}: {error.strerror}; mend that; {then}"
-    if process.is_lost_peer(error):
+    if command and process.is_lost_peer(error):
         return 1, f"error: another process ended, see what it told; {what_goes_on(args, command)}"
     told = str(error).strip().partition("\n")[0]
     trains = kinds.trains(vars(args))

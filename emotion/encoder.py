@@ -30,9 +30,11 @@ def quiet_loading() -> None:
     """No bar while weights are read from the disk; those of a download stay."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # new weights are reported by the scripts
+    from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
     from huggingface_hub.utils import enable_progress_bars
 
-    enable_progress_bars()
+    if not HF_HUB_DISABLE_PROGRESS_BARS:
+        enable_progress_bars()
 
 
 def load(path: Path | str) -> tuple[Any, Any]:

@@ -32,6 +32,11 @@ def read_text(path: Path) -> str:
     raise utils.InputError(f"{path}: is neither UTF-8 nor cp949; save it as UTF-8")
 
 
+def column(name: str) -> str:
+    """The name of a column in NFC, whatever system wrote it; an argparse type."""
+    return unicodedata.normalize("NFC", name)
+
+
 def read_table(
     path: Path, delimiter: str | None = None
 ) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
@@ -50,7 +55,7 @@ def read_table(
     delimiter = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
     text = read_text(path)
     records = read_records(path, text, delimiter)
-    columns = [unicodedata.normalize("NFC", name) for name in next(records, (0, []))[1]]
+    columns = list(map(column, next(records, (0, []))[1]))
     if not any(map(str.strip, columns)) or len(set(columns)) < len(columns):
         mend = "name each column, in the first line"
         raise utils.InputError(f"{path}: has no header, or a column twice; {mend}")

@@ -240,7 +240,7 @@ def test_labels_that_look_alike_are_one_and_a_list_is_read_as_one(tmp_path):
     column, joy = (unicodedata.normalize("NFD", name) for name in ("감정", "기쁨"))
     lines = f'글,{column}\n가,{joy}\n나,"[\'기쁨\u200b\', \'화남\']"\n다,[]\n라,"[""기쁨""]"\n'
     table.write_text(lines, encoding="utf-8")
-    flags = "--text", "글", "--labels", "감정", "--separator", ","
+    flags = "--text", "글", "--labels", column, "--separator", ","  # as copied from the table
     outcome = call("convert.py", "table", table, out, *flags)
     assert outcome.returncode == 0 and outcome.stderr == ""
     rows = utils.read_corpus(out, labelled=True)

@@ -11,14 +11,17 @@ import subprocess
 import sys
 import time
 
+import httpx
+import huggingface_hub
 import numpy as np
 import pytest
 from conftest import EMOTIONS, ROOT, assert_refused, call, make_row, run_script, write_rows
+from huggingface_hub.errors import LocalEntryNotFoundError
 from small_runs import MODELS, ROBERTA, SmallRuns
 
 import predict
 import utils
-from emotion import outputs, texts
+from emotion import checkpoint, outputs, texts
 
 KINDS = {  # a checkpoint of each kind: script and further arguments
     "cls": ("bert_plain.py",),
@@ -114,6 +117,7 @@ def test_an_average_of_predictions_opens_behind_a_link_and_without_labels(small,
         outcome = call(script, *where, "--precision", "fp32", "--tune", "macro", cwd=run)
         assert outcome.returncode == 0
         assert "warning: --tune is for training; what the checkpoint was" in outcome.stdout
+        assert outcome.stdout.count("warning: ") == 1
         members.append(output)
     average = tmp_path / "link" / "average"
     flags = "--threshold", 0.2, "--output-dir", average
@@ -385,9 +389,9 @@ def test_an_adapter_goes_on_where_it_was(small, tmp_path):
         np.array(scores_in(path / "dev.scores.jsonl")) for path in (first, tmp_path / "out")
     )
     assert abs(one - two).max() < 1e-5
-    for adapter, told in ((MODELS["gpt_train.py"], "cannot be loaded"), ("nowhere", "cannot be")):
+    for adapter in (MODELS["gpt_train.py"], "nowhere", first):  # a run, and not its best/
         outcome = call("gpt_train.py", *arguments[:-1], tmp_path / "no", "--adapter", adapter)
-        assert_refused(outcome, adapter, told)
+        assert_refused(outcome, f"--adapter {adapter}: cannot be loaded: no adapter_config.json")
 
 
 def test_a_second_training_goes_on_from_the_first(small, tmp_path):
@@ -629,6 +633,40 @@ def test_an_adapter_is_found_in_the_cache_of_the_hub(small, tmp_path):
     given = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
     found = subprocess.run([*command, "me/gpt"], **given)
     assert found.stdout == subprocess.run([*command, str(best)], **given).stdout != "", found.stderr
+
+
+def test_what_is_for_training_alone_is_told_where_something_is_predicted(small, tmp_path):
+    best, file = small.undisturbed("bert_plain.py") / "best", small.corpus()[3]
+    where = ["--model-ckpt-path", best, "--dev-file", file, "--output-dir", tmp_path / "out"]
+    flags = ["--model", "another", "--fold", 1, "--epochs", 9, "--pooling", "mean"]
+    outcome = call("bert_plain.py", *where, *flags, "--sample", "--val-batch-size", 7)
+    assert outcome.returncode == 0 and outcome.stdout.count("warning: --") == 4
+    for flag in flags[::2]:
+        assert f"warning: {flag} is for training; what the checkpoint was" in outcome.stdout
+
+
+@pytest.mark.parametrize("error", [httpx.ReadTimeout("slow"), LocalEntryNotFoundError("no net")])
+def test_a_download_that_breaks_off_is_told_of(error, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "describe_model", lambda *_: "downloading")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    assert_refused(call("predict.py", "a/model", "글"), "a/model: cannot be loaded: ")
+
+
+def test_a_wish_for_no_bars_is_met_without_a_word():
+    code = "from emotion import encoder; encoder.quiet_loading()"
+    environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    assert subprocess.run(command, cwd=ROOT, env=environment).returncode == 0
+
+
+def test_a_path_without_a_name_is_taken(small):
+    best = small.undisturbed("bert_plain.py") / "best"
+    for path in (".", "/", ""):
+        outcome = call("predict.py", best, "글", "--output", path)
+        assert_refused(outcome, "is there, and nothing is overwritten; give another")
 
 
 def test_standard_input_is_utf_8(small):
