@@ -156,8 +156,9 @@ class Inputs:
             told = f"the logits of a line move by {off:.1g} with a longer one beside it"
             told = told if math.isfinite(off) else "the logits are not finite"
             raise utils.InputError(f"{name}: {told}; take another --model")
-        if reads_cls:
-            self.check_cls(model, lines[0])
+        whole = next((each for each in lines if len(each["input_ids"]) > 2), None)
+        if reads_cls and whole:
+            self.check_cls(model, whole)
 
     def check_cls(self, model: Any, example: Example) -> None:
         """Raise utils.InputError if the first token is none that sees the whole line."""

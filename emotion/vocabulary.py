@@ -65,7 +65,9 @@ def warn_of_cut(is_cut: Sequence[bool], limit: str) -> None:
 
 def as_text(texts: Sequence[str], tokenizer: Any) -> list[str]:
     """Texts in which nothing is a special token: such get a space behind their first character."""
-    special = [token for token in tokenizer.all_special_tokens if len(token) > 1]
+    added = (str(each) for each in tokenizer.added_tokens_decoder.values() if each.special)
+    names = dict.fromkeys([*tokenizer.all_special_tokens, *added])
+    special = [token for token in names if len(token) > 1]
 
     def plain(text: str) -> str:
         for token in special:

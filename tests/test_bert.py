@@ -269,6 +269,17 @@ def test_truncation_shortens_the_text_and_never_the_target():
     target_ids = tokenizer(target, add_special_tokens=False)["input_ids"]
     end = [tokenizer.sep_token_id, *target_ids, tokenizer.sep_token_id]
     assert pair["input_ids"][-len(end) :] == end
+    tokenizer.model_max_length = (
+        len(target_ids) + tokenizer.num_special_tokens_to_add(pair=True) + 1
+    )
+    [shortest] = encode(rows[:1], tokenizer, model)
+    assert shortest["input_ids"][-len(end) :] == end and len(shortest["input_ids"]) == len(end) + 2
+    tokenizer.model_max_length -= 1  # no room for a token of the text
+    with pytest.raises(
+        utils.InputError, match=r"'a': input\.target\.form: has \d+ tokens, and the"
+    ):
+        encode(rows[:1], tokenizer, model)
+    tokenizer.model_max_length = 512
     long = make_row("c", form="떡볶이 " * 600 + "!", target="떡볶이 " * 600 + "!")
     with pytest.raises(utils.InputError, match=r"'c': input\.target\.form"):
         encode([long], tokenizer, model)
@@ -351,6 +362,14 @@ def test_a_gpu_gets_rows_of_eights_where_the_model_takes_such(limit, on_a_gpu):
     short = len(examples[1]["input_ids"])
     assert inputs.batch(examples[:2])["input_ids"].shape[1] == (8 if limit == 96 else short)
     inputs.check(model, examples, reads_cls=True)
+
+
+def test_lines_of_one_token_are_read_where_a_tokenizer_adds_none():
+    tokenizer, model, _ = load("cls")
+    inputs = Inputs(model, tokenizer, "fp32")
+    [token] = tokenizer("급식", add_special_tokens=False)["input_ids"][:1]
+    line = {"input_ids": [token], "attention_mask": [1]}
+    inputs.check(model, [line, line], reads_cls=True)
 
 
 def test_padding_to_eights_hides_no_model_that_reads_padding(on_a_gpu, tmp_path):

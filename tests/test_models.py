@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 from conftest import EMOTIONS, ROOT, assert_refused, call, make_row
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import Unigram
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -129,10 +129,13 @@ def test_a_special_token_in_a_text_is_text(name, tmp_path):
     name = {"gemma": "gemma-as-encoder"}.get(name, name)
     encoder_layouts.build(name, tmp_path)
     tokenizer, model, _ = encoder.load_to_train(tmp_path, EMOTIONS, "mean")
-    special = {*tokenizer.all_special_tokens}
+    added = AddedToken("<|more|>", special=True)  # one that has no role, as of decoders
+    tokenizer.add_tokens([added])
+    special = {*tokenizer.all_special_tokens, str(added)}
     told = make_row(form=f"오늘 {' '.join(sorted(special))} 급식")
     [plain, tricky] = encode([make_row(form="오늘 급식"), told], tokenizer, model)
-    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    more = tokenizer.convert_tokens_to_ids(str(added))
+    special = {*tokenizer.all_special_ids, more} - {tokenizer.unk_token_id}
     counts = [[each for each in ids["input_ids"] if each in special] for ids in (plain, tricky)]
     assert counts[0] == counts[1] != []
 
