@@ -46,7 +46,7 @@ def average(
     args: argparse.Namespace,
     run: Run,
     members: Sequence[systems.System],
-    corpora: systems.Rows,
+    corpora: data.Rows,
     gold: dict[str, np.ndarray],
     labels: Sequence[str],
     constant: Sequence[str],

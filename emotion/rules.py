@@ -9,6 +9,7 @@ import numpy as np
 import utils
 
 ROUNDS = 20  # of ensemble selection; a weight is a multiple of one in so many
+FOLDS = 5  # of cross-fitting
 RESAMPLES = 20  # of lines, for a threshold of each label
 F1 = {"micro": utils.micro_f1, "macro": utils.macro_f1}  # what a rule is tuned for
 Fit = Callable[..., Any]  # from labels and scores to what makes decisions of scores
@@ -74,12 +75,7 @@ def best_f1(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
 
 
 def cross_fitted_decisions(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    sentences: np.ndarray,
-    fit: Fit = fit,
-    folds: int = 5,
-    seed: int = 0,
+    labels: np.ndarray, probabilities: np.ndarray, sentences: np.ndarray, fit: Fit = fit
 ) -> np.ndarray:
     """Decisions on lines that were tuned on, each part of them by the rule of the others.
 
@@ -91,10 +87,10 @@ def cross_fitted_decisions(
     Returns:
         Booleans, [lines, labels]; their micro-F1 is what the rule is worth on other lines.
     """
-    order = np.random.default_rng(seed).permutation(sentences.max(initial=-1) + 1)
-    fold = order[sentences] % folds
+    order = np.random.default_rng(0).permutation(sentences.max(initial=-1) + 1)
+    fold = order[sentences] % FOLDS
     decisions = np.zeros(labels.shape, dtype=bool)
-    for held_out in range(folds):
+    for held_out in range(FOLDS):
         inside = fold == held_out
         rule = fit(labels[~inside], probabilities[~inside])
         decisions[inside] = rule(probabilities[inside])
@@ -177,7 +173,7 @@ def fit_average(average: str, fit: Fit, labels: np.ndarray, scores: np.ndarray) 
 
 
 def choose_weights(
-    labels: np.ndarray, scores: np.ndarray, sentences: np.ndarray, average: str = "micro"
+    labels: np.ndarray, scores: np.ndarray, sentences: np.ndarray, average: str
 ) -> np.ndarray:
     """`select_weights` on each four fifths of the lines, averaged.
 

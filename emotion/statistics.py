@@ -55,8 +55,7 @@ def compute_metrics(
 
     labels, decisions = labels.astype(int), decisions.astype(int)
     per_emotion = {}
-    for name, column in zip(names, range(len(names)), strict=True):
-        given = labels[:, column], decisions[:, column]
+    for name, *given in zip(names, labels.T, decisions.T, strict=True):
         p, r, f, _ = precision_recall_fscore_support(*given, average="binary", zero_division=0)
         figures = {"precision": float(p), "recall": float(r), "f1": float(f)}
         per_emotion[name] = figures | {"support": int(given[0].sum())}

@@ -12,7 +12,6 @@ import numpy as np
 import utils
 from emotion import data, kinds, outputs, rules
 
-Rows = dict[str, list[utils.Row]]  # by split
 Files = dict[str, Path | None]  # by split: where a user says that it is now
 
 
@@ -108,7 +107,7 @@ def read_scores(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
     return ids, values, labels
 
 
-def read_systems(paths: Sequence[Path], files: Files) -> tuple[list[System], Rows, list[str]]:
+def read_systems(paths: Sequence[Path], files: Files) -> tuple[list[System], data.Rows, list[str]]:
     """The runs at `paths` as systems, what they scored as rows by split, and their labels.
 
     Args:
@@ -227,7 +226,7 @@ def in_order(ids: Sequence[str], values: np.ndarray, rows: Sequence[utils.Row]) 
     return values[[position[row["id"]] for row in rows]]
 
 
-def to_system(path: Path, run: dict[str, Any], kind: str, corpora: Rows) -> System:
+def to_system(path: Path, run: dict[str, Any], kind: str, corpora: data.Rows) -> System:
     """A run as a System."""
     scores, decisions = (
         {
@@ -239,7 +238,7 @@ def to_system(path: Path, run: dict[str, Any], kind: str, corpora: Rows) -> Syst
     return System(str(path), kind, [path], scores, decisions, run.get("history", []))
 
 
-def join_folds(group: kinds.Group, kind: str, corpora: Rows, labels: Sequence[str]) -> System:
+def join_folds(group: kinds.Group, kind: str, corpora: data.Rows, labels: Sequence[str]) -> System:
     """The runs of all folds, by fold, as one System.
 
     Its decision rule is their `--threshold`, or tuned on the scores of all lines of train and dev.

@@ -55,7 +55,10 @@ def is_quick(limit, *command):
 
     for _ in range(3):
         before = seconds()
-        subprocess.run([sys.executable, *command], cwd=ROOT, env=environ, capture_output=True)
+        ended = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=environ, capture_output=True
+        )
+        assert ended.returncode in (0, 2), ended.stderr
         if seconds() - before < limit:
             return True
     return False

@@ -466,6 +466,11 @@ def test_the_ablation_reads_what_it_scores_before_it_trains(tmp_path):
     outputs.write_json(made / "run.json", {"seconds": 1, "data": {}})
     outcome = call("ablation.py", *given, "--output-dir", tmp_path / "out", "--jobs", 1)
     assert_refused(outcome, f"{made}: is of other lines; give another --output-dir")
+    files = {split: tmp_path / f"{split}.jsonl" for split in ("train", "dev", "test")}
+    seen = {split: identify(path) for split, path in files.items()}
+    outputs.write_json(made / "run.json", {"seconds": 1, "data": seen, "arguments": {"lr": 0.5}})
+    outcome = call("ablation.py", *given, "--output-dir", tmp_path / "out", "--jobs", 1)
+    assert_refused(outcome, "--resume: ", " was ", "or another --output-dir")
 
 
 # Folds
@@ -627,6 +632,7 @@ def test_folds_trained_apart_meet_again(tmp_path):
         of_folds |= dict(zip(ids, values, strict=True))
     assert scores == pytest.approx(np.array([of_folds[id] for id in pool]))
     tests = [read_scores(run, "test") for run in runs]
+    assert abs(tests[0] - tests[1]).max() > 0.01
     assert read_scores(tmp_path / "out", "test") == pytest.approx(np.mean(tests, axis=0), abs=1e-6)
     assert read_json(tmp_path / "out" / "run.json")["data"].keys() == parts.keys()
     page = (tmp_path / "out" / "report.html").read_text()

@@ -717,6 +717,10 @@ def test_the_estimate_grows_with_tokens_layers_and_the_adapter(tmp_path):
     least, most = (sum(need.training(packed(1000), each).values()) for each in (True, False))
     assert least < most
     assert need.scoring(2000) > need.scoring(1000) > need.scoring(0) > 0
+    assert need.scoring(1) - need.scoring(0) == 8 * 512 + 16 * 128  # the widest layer, and hidden
+    least = sum(need.training(packed(0), False).values())
+    coming = [sum(need.training(packed(n), True).values()) - least for n in (1, 2)]
+    assert coming[1] - 2 * coming[0] == 2 * 8  # a mask of tokens by tokens
     assert kept_by(estimate(rank=64), 1000) > kept_by(need, 1000)
     trained = "adapter, its gradients, optimiser state"
     assert estimate(rank=64).held[trained] == 16 * need.held[trained]

@@ -133,6 +133,20 @@ def test_cross_fitting_takes_back_what_tuning_gains_on_noise():
     assert np.mean(cross_fitted) < np.mean(tuned) - 0.02
 
 
+def test_a_fifth_of_the_sentences_is_left_out_at_a_time():
+    seen = []
+
+    def fit(labels, probabilities):
+        seen.append(set(probabilities[:, 0]))
+        return rules.Rule(0.5)
+
+    lines = np.arange(100)
+    rules.cross_fitted_decisions(np.zeros((100, 1)), lines[:, None], lines, fit)
+    assert [len(each) for each in seen] == [80] * 5
+    left_out = [set(lines) - each for each in seen]
+    assert set.union(*left_out) == set(lines)
+
+
 def test_cross_fitting_equals_tuning_where_the_classes_are_far_apart():
     labels = np.tile(np.eye(8, dtype=np.float32), (5, 1))
     assert (
@@ -285,6 +299,22 @@ def test_p_values_are_corrected_for_their_number():
     """The example of Holm's procedure with four hypotheses."""
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert statistics.holm([0.9, 0.8]) == [1, 1] and statistics.holm([]) == []
+
+
+def test_an_interval_is_of_95_percent_and_no_p_value_is_0():
+    values = np.concatenate([[500.0], np.arange(1001.0)])
+    assert statistics.interval(values) == {"value": 500, "low": 25, "high": 975}
+    difference = np.full(1000, 0.2)
+    found = statistics.paired_difference(difference, 0 * difference)
+    assert found["p_value"] == pytest.approx(1 / 1000)
+
+
+def test_seeds_are_drawn_apart_from_lines():
+    """Else the run that a resample has of each group follows from the lines that it has."""
+    drawn = np.random.default_rng(7).integers(5, size=(1001, 5))
+    runs = np.tile(np.arange(5.0), (1001, 1))
+    found = statistics.over_seeds(runs, [range(5)], 7)[1:, 0]
+    assert abs(np.corrcoef(found, drawn.mean(1)[1:])[0, 1]) < 0.1
 
 
 def test_intervals_over_seeds_know_of_seeds():

@@ -64,6 +64,27 @@ def test_mistakes_are_counted_by_what_was_missed_and_what_was_wrong():
     ]
 
 
+def test_scores_are_held_against_what_is_there():
+    scores = np.array([[0.05, 0.07], [0.92, 0.96], [0.94, 0.98]])
+    present = np.array([[0, 1], [1, 1], [1, 0]])
+    [low, high] = report.calibration(present, scores)
+    assert low == pytest.approx((0.06, 0.5)) and high == pytest.approx((0.95, 0.75))
+
+
+def test_parts_are_quarters_of_length_and_of_a_target_or_none():
+    rows = [make_row(str(n), "가" * n, "가" if n == 1 else None) for n in (1, 2, 3, 4, 10)]
+    gold = np.ones((5, 1), dtype=bool)
+    found = report.slices(rows, gold, np.array([[1], [1], [0], [1], [0]], dtype=bool))
+    assert found == [
+        ("1 to 2 characters", 2, 1.0),
+        ("3 to 3 characters", 1, 0.0),
+        ("4 to 4 characters", 1, 1.0),
+        ("5 to 10 characters", 1, 0.0),
+        ("with a target", 1, 1.0),
+        ("without", 4, pytest.approx(2 / 3)),
+    ]
+
+
 def test_the_hardest_lines_come_first():
     rows = [make_row(str(n), f"줄 {n}", None) for n in range(3)]
     present = np.array([[1, 0], [1, 0], [0, 1]], dtype=bool)
