@@ -132,7 +132,7 @@ def start(command: Sequence[str], directory: Path, errors: IO[str]) -> subproces
     path = ROOT / ("tests/benchmarks" if script == "linear.py" else "") / script
     if script == "linear.py" and "seconds" in (outputs.read_json(record) or {}):
         check_lines(directory, Path(flags[flags.index("--corpus") + 1]))
-        asked = {"tune": flags[flags.index("--tune") + 1], "encoder": None, "threshold": None}
+        asked = {"tune": flags[flags.index("--tune") + 1], "encoder": None, "threshold": "auto"}
         for name, value in outputs.read_json(record)["arguments"].items():
             if value != asked.get(name, value):
                 told = f"has another --{name}; give another --output-dir"
