@@ -1,5 +1,6 @@
 """A tokenizer, and whether it fits its model and the text."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,10 @@ def warn_of_cut(is_cut: Sequence[bool], limit: str) -> None:
 
 def as_text(texts: Sequence[str], tokenizer: Any) -> list[str]:
     """Texts in which nothing is a special token: such get a space behind their first character."""
-    added = (str(each) for each in tokenizer.added_tokens_decoder.values() if each.special)
-    names = dict.fromkeys([*tokenizer.all_special_tokens, *added])
+    names = dict.fromkeys(tokenizer.all_special_tokens)
+    with contextlib.suppress(NotImplementedError):  # of mistral-common, whose roles are all
+        added = tokenizer.added_tokens_decoder.values()
+        names |= {str(token): None for token in added if token.special}
     special = [token for token in names if len(token) > 1]
 
     def plain(text: str) -> str:
