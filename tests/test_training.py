@@ -242,6 +242,36 @@ def test_weights_that_are_not_finite_are_told_of_before_their_scores(trained, mo
     assert task.evaluated == 0
 
 
+class Steep(Toy):
+    """One whose loss is finite, and its gradient is not."""
+
+    def loss(self, model, batch):
+        return super().loss(model, batch) + (0 * next(model.parameters())).sum().sqrt()
+
+
+def test_a_gradient_that_is_not_finite_ends_a_run(trained):
+    with pytest.raises(
+        utils.RunError, match=r"step 1: the loss is nan, on the lines line-.*; take"
+    ):
+        trained(Steep())
+
+
+def test_gradients_that_never_fit_into_fp16_are_told_of(trained):
+    """The scale is halved from 65,536 on until it is below one; no step before that is an error."""
+    with pytest.raises(utils.RunError, match="gradients do not fit into fp16; take --precision"):
+        trained(Steep(precision="fp16"), epochs=4)
+
+
+def test_the_time_before_a_resume_counts(trained, tmp_path):
+    trained(Toy(), epochs=1)
+    file = tmp_path / "checkpoints" / "checkpoint-5" / STATE_FILE
+    state = json.loads(file.read_text())
+    file.write_text(json.dumps(state | {"seconds": 1000.0}))
+    trained(Toy(), epochs=2, resume=True)
+    resumed = json.loads((tmp_path / "checkpoints" / "checkpoint-10" / STATE_FILE).read_text())
+    assert state["seconds"] < 500 < 1000 < resumed["seconds"] < 1500
+
+
 def test_losses_are_fetched_now_and_then_and_their_mean_is_logged(trained, monkeypatch):
     monkeypatch.setattr(training, "LOG_STEPS", 3)
     task, losses = Toy(), []
