@@ -67,7 +67,7 @@ def warn_of_cut(is_cut: Sequence[bool], limit: str) -> None:
 def as_text(texts: Sequence[str], tokenizer: Any) -> list[str]:
     """Texts in which nothing is a special token: such get a space behind their first character."""
     names = dict.fromkeys(tokenizer.all_special_tokens)
-    with contextlib.suppress(NotImplementedError):  # of mistral-common, whose roles are all
+    with contextlib.suppress(NotImplementedError):  # mistral-common's: it told all of them above
         added = tokenizer.added_tokens_decoder.values()
         names |= {str(token): None for token in added if token.special}
     special = [token for token in names if len(token) > 1]

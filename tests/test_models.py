@@ -140,6 +140,20 @@ def test_a_special_token_in_a_text_is_text(name, tmp_path):
     assert counts[0] == counts[1] != []
 
 
+class WithoutAList:
+    """A tokenizer that tells its special tokens, and not which were added, as mistral-common's."""
+
+    all_special_tokens = ("<s>", "[INST]")
+
+    @property
+    def added_tokens_decoder(self):
+        raise NotImplementedError
+
+
+def test_special_tokens_are_those_that_a_tokenizer_tells():
+    assert vocabulary.as_text(["<s>급식 [INST]"], WithoutAList()) == ["< s>급식 [ INST]"]
+
+
 class Words:
     """A tokenizer of a class that knows 0 as the unknown token, and 1 as a special one."""
 
