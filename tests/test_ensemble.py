@@ -375,6 +375,25 @@ def test_unlabelled_test_lines_are_predicted_and_not_compared(tmp_path):
 # Benchmarks that make and read runs
 
 
+def test_accuracy_is_tabled_beside_the_most_frequent_label(tmp_path):
+    """Of one label a line: how often the most probable one is right, whatever the threshold."""
+    files = {}
+    for split, labels in {"dev": "aabbb", "test": "aaabc"}.items():
+        rows = [
+            make_row(id=str(n), labels=None) | {"output": {x: str(x == name) for x in "abc"}}
+            for n, name in enumerate(labels)
+        ]
+        files[split] = write_rows(tmp_path / f"{split}.jsonl", rows)
+    scores = np.tile([0.3, 0.2, 0.1], (5, 1))
+    scores[3] = 0.1, 0.2, 0.3
+    run = make_run(tmp_path / "run", files, {"dev": scores, "test": scores}, names=[*"abc"])
+    table = call("results.py", run).stdout
+    assert "| accuracy |" in table and "\n| always b | | | 0.200 | 0.111 | 0.111 | 0.200 |" in table
+    every = (2 * 0.6 / 1.6 + 2 * (2 * 0.2 / 1.2)) / 3
+    assert f"\n| always every label | | | 0.500 | {every:.3f} | {every:.3f} |  |" in table
+    assert re.search(r"\| 0\.600 \[0\.\d+, [01]\.\d+\] \| \d+ \|", table), table
+
+
 def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")
     for split, part in {"train": rows[:300], "dev": rows[300:400], "test": rows[400:500]}.items():
@@ -406,6 +425,11 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     answer = statistics.best_constant_answer(utils.encode_labels(rows[:300], EMOTIONS), EMOTIONS)
     always = statistics.constant_decisions(len(gold), EMOTIONS, answer)
     assert f"| always {', '.join(answer)} | | | {utils.micro_f1(gold, always):.3f} |" in table
+    every = utils.macro_f1(gold, np.ones_like(gold))
+    assert re.search(
+        rf"\n\| always every label \| \| \| 0\.\d+ \| {every:.3f} \| {every:.3f} \|", table
+    )
+    assert every > utils.macro_f1(gold, always) and "accuracy" not in table
     assert_refused(
         call("predict.py", run, "표"), f"{run / 'best'}: holds a decision rule and no model"
     )

@@ -89,6 +89,23 @@ def name_of(paths: Sequence[Path]) -> str:
     return str(paths[0]) if len(paths) == 1 else re.sub(r"-\d+$", "", str(paths[0]))
 
 
+def trivial_rows(named: dict[Path, Run], test: Lines, of_accuracy: bool) -> Iterator[str]:
+    """A row for the best constant answer by micro-F1, by macro-F1, and by accuracy where asked."""
+    by_pool = sorted(named.values(), key=lambda run: bool(run.get("out_of_fold")))
+    best = next(filter(None, (run.get("constant_answer") for run in by_pool)), [])  # of train
+    answers = [best, test.labels]  # the F1 of a label that every line has is the highest constant
+    if of_accuracy:
+        dev = Lines(*next(iter(named.items())), "dev")
+        answers.append([test.labels[dev.gold.sum(0).argmax()]])
+    for answer in filter(None, dict.fromkeys(map(tuple, answers))):
+        always = statistics.constant_decisions(len(test.rows), test.labels, answer)
+        micro, macro = utils.micro_f1(test.gold, always), utils.macro_f1(test.gold, always)
+        cells = [f"{micro:.3f}", f"{macro:.3f}", f"{macro:.3f}"]
+        cells += [f"{micro:.3f}" if len(answer) == 1 else ""] * of_accuracy
+        told = "every label" if len(answer) == len(test.labels) else ", ".join(answer)
+        yield f"| always {told} | | | {' | '.join(cells)} | | | |"
+
+
 def table(named: dict[Path, Run]) -> Iterator[str]:
     """Rows of Markdown for the runs of one test file, by directory."""
     runs = list(named.values())
@@ -105,13 +122,7 @@ def table(named: dict[Path, Run]) -> Iterator[str]:
     }
     yield f"| {len(test.rows)} test lines | seeds | at 0.5 | {' | '.join(figures)} | s | GiB | at |"
     yield "| --- " * (len(figures) + 6) + "|"
-    names = runs[0]["labels"]
-    of_train = sorted(runs, key=lambda run: bool(run.get("out_of_fold")))  # not of train and dev
-    answer = next(filter(None, (run.get("constant_answer") for run in of_train)), [])
-    always = statistics.constant_decisions(len(test.rows), names, answer)
-    constant = {"micro-F1": utils.micro_f1, "macro-F1": utils.macro_f1}
-    cells = [f"{constant[n](test.gold, always):.3f}" if n in constant else "" for n in figures]
-    yield f"| always {', '.join(answer)} | | | {' | '.join(cells)} | | | |"
+    yield from trivial_rows(named, test, "accuracy" in figures)
     for number, group in enumerate(groups):
         members = [runs[index] for index in group]
         half = [
