@@ -146,6 +146,7 @@ def train(args: argparse.Namespace, run: Run, head: str) -> None:
 
     accelerator = training.begin(run, args)
     task = EncoderTask(args, corpora, head, taught, accelerator.num_processes)
+    accelerator.ddp_handler.find_unused_parameters = task.inputs.leaves_some_out
     run.note(device=str(accelerator.device), precision=task.precision)
     utils.log.info(task.describe())
     training.fit(run, args, accelerator, corpora, task)

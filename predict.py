@@ -92,8 +92,8 @@ def load(
                 raise utils.InputError(f"{odd[0]!r} is no text, and no target; give strings")
         about = [{"form": each} if isinstance(each, str) else each for each in targets]
         rows: list[utils.Row] = [
-            {"id": str(number), "input": {"form": text, "target": target}}
-            for number, (text, target) in enumerate(zip(texts, about, strict=True))
+            {"input": {"form": text, "target": target}}
+            for text, target in zip(texts, about, strict=True)
         ]
         seen = [number for number, text in enumerate(texts) if utils.normalise_text(text)]
         results: list[dict[str, Any]] = [

@@ -115,7 +115,7 @@ def _oddities(row: Any, refuse: Callable) -> list[str]:
         refuse(f"is a JSON {type(row).__name__}, not an object", "write one object on each line")
     given = row["input"] if isinstance(row.get("input"), dict) else {}
     form, target = given.get("form"), given.get("target")
-    if not isinstance(form, str) or not normalise_text(form):
+    if not isinstance(form, str) or not _visible(form):
         refuse("input.form: is missing, blank or not a string", "put the sentence there")
     place: dict[str, Any] = target if isinstance(target, dict) else {}
     named, begin, end = place.get("form"), place.get("begin"), place.get("end")
@@ -124,7 +124,7 @@ def _oddities(row: Any, refuse: Callable) -> list[str]:
     id = row.get("id")
     is_span = type(begin) is type(end) is int and str(form)[max(begin, 0) : max(end, 0)] == named
     found = {
-        "targets that are no text, read as none": not is_text,
+        'targets that are no text, read as none: write {"form": TEXT}': not is_text,
         "blank targets, read as none": named and not named.strip(),
         "begin and end that do not fit the text": not is_span
         and (bool(named) or (begin, end) != (None, None)),
@@ -150,7 +150,8 @@ def _check_labels(row: Row, labels: Sequence[str] | None, refuse: Callable) -> t
     for name in labels or output:
         if output.get(name) not in ("True", "False") and type(output.get(name)) is not bool:
             what = f"is {output[name]!r}" if name in output else "is missing"
-            refuse(f"output.{name}: {what}", 'write "True" or "False" for every label')
+            mend = 'write "True" or "False" for every label (of a table: data/convert.py --like)'
+            refuse(f"output.{name}: {what}", mend)
     return tuple(labels or output)
 
 
@@ -229,11 +230,9 @@ def normalise_text(text: str) -> str:
         is_mark = mark in string.punctuation or unicodedata.category(mark).startswith("P")
         return mark * 2 if is_letter or is_mark else run[0]
 
-    before, seen = None, _visible(text)
-    after = seen
-    while after != before:  # removing a name can join what stood around it
-        before = after
-        after = _visible(REPEATED.sub(shorten, ANONYMISED.sub("", before)))
+    after = seen = _visible(text)
+    while (shorter := REPEATED.sub(shorten, ANONYMISED.sub("", after))) != after:
+        after = _visible(shorter)  # removing a name can join what stood around it
     return after or seen
 
 

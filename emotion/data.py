@@ -164,7 +164,9 @@ def sentences(rows: Sequence[utils.Row]) -> np.ndarray:
 
 
 def warn_of_repeats(corpora: Rows) -> None:
-    """Warn where lines of train stand in dev or test too, by normalised text and target."""
+    """Warn where lines of train stand in dev or test too, by normalised text and target, and where
+    an id stands twice.
+    """
     trained_on = set(map(utils.text_and_target, corpora["train"]))
     for split in [each for each in corpora if each != "train"]:
         repeated = sum(utils.text_and_target(row) in trained_on for row in corpora[split])
@@ -177,6 +179,13 @@ def warn_of_repeats(corpora: Rows) -> None:
                 share,
                 split,
             )
+    for split, rows in corpora.items():
+        again = len(rows) - len({str(row.get("id", number)) for number, row in enumerate(rows)})
+        if again:
+            told = (
+                "warning: %d lines of %s have the id of another; averages and folds need one each"
+            )
+            utils.log.warning(told, again, split)
 
 
 def warn_of_unseen(split: str, labels: Sequence[str], unseen: np.ndarray) -> None:
@@ -202,12 +211,13 @@ def summarise(path: Path | str, labels: Sequence[str], predicts: bool = False) -
     Raises:
         utils.InputError: as `utils.iter_corpus`, or all lines have labels, and others than these.
     """
-    lines = labelled = 0
-    for row in utils.iter_corpus(path):
-        lines, labelled = lines + 1, labelled + utils.has_labels(row)
+    lines = labelled = first = 0
+    for lines, row in enumerate(utils.iter_corpus(path), start=1):
+        if utils.has_labels(row):
+            labelled, first = labelled + 1, first or lines
     if 0 < labelled < lines:
-        told = "warning: %s: %d of %d lines have labels; none is used"
-        utils.log.warning(told, path, labelled, lines)
+        told = "warning: %s: %d of %d lines have labels; none is used (row %d is the first)"
+        utils.log.warning(told, path, labelled, lines, first)
     if labelled < lines:
         return lines, False
     try:

@@ -1,6 +1,7 @@
 """An encoder under a head, and its tokenizer: loading."""
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import (
 import utils
 from emotion import onnx_model
 from emotion.checkpoint import loading
-from emotion.modeling import HEADS, FormerGRUClassifier, GRUClassifier
+from emotion.modeling import HEADS, EncoderClassifier, FormerGRUClassifier, GRUClassifier
 from emotion.vocabulary import read_tokenizer
 
 OURS = {each.__name__: each for each in HEADS.values()}
@@ -50,7 +51,7 @@ def load(path: Path | str) -> tuple[Any, Any]:
         if (Path(path) / onnx_model.FILE).exists() and not any(Path(path).glob("*.safetensors")):
             return tokenizer, onnx_model.OnnxClassifier(Path(path), config)
         found = OURS.get(config.architectures[0], AutoModelForSequenceClassification)
-        return tokenizer, from_pretrained(found, path, config)[0]
+        return tokenizer, head_in_float32(from_pretrained(found, path, config)[0])
 
 
 def load_to_train(path: Path | str, labels: Sequence[str], head: str) -> tuple[Any, Any, set[str]]:
@@ -87,7 +88,7 @@ def load_to_train(path: Path | str, labels: Sequence[str], head: str) -> tuple[A
         if by_itself and architecture not in OURS and (keeps_head or not is_checkpoint):
             found = from_pretrained(AutoModelForSequenceClassification, path, config, whole=False)
             if reads_first_token(found[0], tokenizer):
-                return tokenizer, *found
+                return tokenizer, head_in_float32(found[0]), found[1]
         if architecture in OURS:
             encoder = from_pretrained(OURS[architecture], path, before)[0].encoder
         else:
@@ -97,12 +98,36 @@ def load_to_train(path: Path | str, labels: Sequence[str], head: str) -> tuple[A
         prefix = f"{model.base_model_prefix}."
         lost = model.base_model.load_state_dict(encoder.state_dict(), strict=False).missing_keys
         if reads_first_token(model, tokenizer):  # what is lost is a pooler
-            return tokenizer, model, outside(model, prefix) | {f"{prefix}{each}" for each in lost}
+            lost = {f"{prefix}{each}" for each in lost}
+            return tokenizer, head_in_float32(model), outside(model, prefix) | lost
     model = HEADS[head](config)
     if hasattr(encoder, "pooler"):
         encoder.pooler = nn.Identity()
     model.encoder = encoder
     return tokenizer, model, outside(model, "encoder.")
+
+
+def head_in_float32(model: Any) -> Any:
+    """A classifier of transformers' own whose head computes in float32, as those of `modeling` do:
+    of logits in bfloat16 many are alike.
+    """
+    if not isinstance(model, EncoderClassifier) and model.base_model is not model:
+        for child in model.children():
+            if child is not model.base_model:
+                child.forward = functools.partial(in_float32, model, child.forward)
+    return model
+
+
+def in_float32(model: Any, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What the `forward` of a part of a model makes of hidden states, outside autocast."""
+
+    def convert(value: Any) -> Any:
+        is_rounded = torch.is_tensor(value) and value.is_floating_point()
+        return value.float() if is_rounded else value
+
+    with torch.autocast(model.device.type, enabled=False):
+        named = {name: convert(value) for name, value in kwargs.items()}
+        return forward(*map(convert, args), **named)
 
 
 def outside(model: Any, prefix: str) -> set[str]:

@@ -57,16 +57,13 @@ def encode(
             continue
         asked = [pairs[index][1] for index in chosen] if has_target else None
         room = limit - tokenizer.num_special_tokens_to_add(pair=has_target) - 1
-        cut: dict[int, str] = {}
+        cut, told = dict[int, str](), ""
         target_ids = tokenizer(asked, add_special_tokens=False)["input_ids"] if asked else []
         for index, ids in zip(chosen, target_ids, strict=has_target):
             if len(ids) > room:
-                where = f"id {rows[index].get('id')!r}: input.target.form"
-                told = f"{where}: has {len(ids)} tokens, and the model takes {room}"
-                if not predicts:
-                    raise utils.InputError(f"{told}; shorten it")
-                utils.log.warning("warning: %s; half of that is read of it", told)
+                told = told or f"has {len(ids)} tokens, and the model takes {room}"
                 cut[index] = tokenizer.decode(ids[: room // 2])
+        targets.tell_of_long([rows[index] for index in cut], told, "shorten it", predicts)
         encoded = tokenizer(
             [pairs[index][0] for index in chosen],
             asked and [cut.get(index, pairs[index][1]) for index in chosen],
@@ -122,7 +119,8 @@ class Inputs:
         return scoring.autocast(self.device, self.precision)
 
     def check(self, model: Any, examples: Sequence[Example], reads_cls: bool) -> None:
-        """Try a model on short lines and a long one, in the same second; leaves no trace.
+        """Try a model on short lines and a long one, in the same second; leaves no trace but
+        `leaves_some_out`: whether its logits come of a part of its parameters alone.
 
         Args:
             reads_cls: whether its head reads the first token.
@@ -148,6 +146,8 @@ class Inputs:
             if is_independent:
                 with torch.random.fork_rng(devices), self.autocast():
                     model.train()(**both).logits.sum().backward()
+            trained = (each for each in model.parameters() if each.requires_grad)
+            self.leaves_some_out = any(each.grad is None for each in trained)
         except Exception as error:
             told = f"{name} does not read such lines ({process.cause(error)})"
             raise utils.InputError(f"{told}; try --precision fp32, or another --model") from error

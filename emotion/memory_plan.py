@@ -49,8 +49,9 @@ class Plan(NamedTuple):
 
 
 def free_memory() -> float:
-    """Bytes that the device has free, of several the fullest."""
-    device, free = scoring.device(), psutil.virtual_memory().available
+    """Bytes that the device has free for this process, of several the fullest."""
+    device, processes = scoring.device(), process.local_process_count()
+    free = psutil.virtual_memory().available / processes
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     return min(accelerate.utils.gather_object([free]))

@@ -36,9 +36,10 @@ it was trained with, which stand in its chat template too:
     from transformers import pipeline
     classify = pipeline("text-classification", "DIR", top_k=None, function_to_apply="{function}")
     classify({prefix!r} + text + {target!r} + target + {response!r})
+    classify({prefix!r} + text + {response!r})  # without a target
 
-without a target leave the second and the third part out. A label is present from the threshold in
-`config.json` on; where `at_least_one` is true there, so is the most probable one of a text.
+A label is present from the threshold in `config.json` on (of a list, from the one in its place in
+`id2label`); where `at_least_one` is true there, so is the most probable one of a text.
 
 {read}{moved}
 """

@@ -86,18 +86,17 @@ def shell_command(script: str, argv: Sequence[str] | None) -> str:
     """The command that started this process, its launcher (torchrun, accelerate) included."""
     if argv is not None:
         return shlex.join(["python", script, *argv])
-    own = sys.argv
-    if process_count() > 1:
+    own, device = sys.argv, os.environ.get("ACCELERATE_USE_CPU")
+    command = ["python", *own]
+    if "RANK" in os.environ:  # which launchers set, of one process too
         import psutil
 
         parent = psutil.Process().parent()
-        launcher = parent.cmdline() if parent else []
-        if launcher[-len(own) :] == own:
-            device = os.environ.get("ACCELERATE_USE_CPU")
-            return f"ACCELERATE_USE_CPU={device} " * bool(device) + shlex.join(launcher)
-        count = process_count()
-        own = [*f"-m torch.distributed.run --nproc_per_node {count}".split(), *own]
-    return shlex.join(["python", *own])
+        command = parent.cmdline() if parent else []
+        if command[-len(own) :] != own:
+            module = f"-m torch.distributed.run --nproc_per_node {process_count()}"
+            return shlex.join(["python", *module.split(), *own])
+    return f"ACCELERATE_USE_CPU={device} " * bool(device) + shlex.join(command)
 
 
 def drop_output() -> None:

@@ -116,15 +116,13 @@ class Prompt:
         texts = self.tokenize(*(text for text, _ in pairs))
         [answer, *abouts] = self.tokenize(after, *(before + t if t else "" for _, t in pairs))
         ends = [about + answer for about in abouts]
-        for number, end in enumerate(ends):
-            if len(end) >= self.room:
-                where = f"id {rows[number].get('id')!r}: input.target.form"
-                told = f"{where}: leaves no room for the text in {self.max_length} tokens"
-                half = (self.room - len(answer)) // 2
-                if not predicts or half < 1:
-                    raise utils.InputError(f"{told}; shorten it, or give a greater --max-length")
-                utils.log.warning("warning: %s; a part is read of it", told)
-                ends[number] = end[:half] + answer
+        long = [number for number, end in enumerate(ends) if len(end) >= self.room]
+        half = (self.room - len(answer)) // 2
+        told = f"leaves no room for the text in {self.max_length} tokens"
+        mend = "shorten it, or give a greater --max-length"
+        targets.tell_of_long([rows[n] for n in long], told, mend, predicts and half > 0)
+        for number in long:
+            ends[number] = ends[number][:half] + answer
         both = list(zip(texts, ends, strict=True))
         is_cut = [len(text) + len(end) > self.room for text, end in both]
         warn_of_cut(is_cut, f"the {self.max_length} tokens of a prompt with its answer")

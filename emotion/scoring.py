@@ -130,7 +130,8 @@ def score(
             scored |= others
     scores = np.array([scored[index] for index in range(len(scored))], dtype=np.float64)
     if not np.isfinite(scores).all():
-        raise utils.RunError("the scores are not finite; take --precision fp32 or bf16")
+        told = "in training with a lower --lr, in fp16 with --precision fp32 or bf16"
+        raise utils.RunError(f"the scores are not finite; try again {told}")
     # As they are written, so that a decision on the file is the decision here.
     return scores.round(6)
 

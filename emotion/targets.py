@@ -34,6 +34,27 @@ def read(
     return list(zip(as_text(texts, tokenizer), (each or None for each in named), strict=True))
 
 
+def tell_of_long(rows: Sequence[utils.Row], told: str, mend: str, predicts: bool) -> None:
+    """Warn of rows whose targets are too long for a model, if there are any.
+
+    Args:
+        told: how long the first is, and what the model takes.
+        predicts: whether they are used, cut.
+
+    Raises:
+        utils.InputError: they are not.
+    """
+    if not rows:
+        return
+    id, form = rows[0].get("id"), rows[0]["input"]["form"]
+    first = f"the line {form[:20]!r}" if id is None else f"id {id!r}"
+    told = f"{first}: input.target.form: {told}"
+    if not predicts:
+        raise utils.InputError(f"{told}; {mend}")
+    more = f", as of {len(rows) - 1} more" if len(rows) > 1 else ""
+    utils.log.warning("warning: %s; a part is read of it%s", told, more)
+
+
 def put(marks: Sequence[str], text: str, target: str) -> str:
     """A text with the marks in the place of BEGIN and END; between them the target, where that is
     an anonymised name, and gone.

@@ -92,7 +92,8 @@ def check_output(path: Path, form: str | None) -> None:
     """Raise utils.InputError if predictions on what has this form cannot be written to a path."""
     outputs.check_new(path)
     written = f".{form}" if form in DELIMITERS else ".jsonl"
-    if path.suffix.lower() in (".csv", ".tsv", ".jsonl") and path.suffix.lower() != written:
+    known = (".csv", ".tsv", ".jsonl", ".xlsx", ".xls")
+    if path.suffix.lower() in known and path.suffix.lower() != written:
         told = "predictions come in the form of what is read, those on plain lines as JSON Lines"
         raise utils.InputError(f"{path}: {told}; here that is {written}; name it so")
 
@@ -125,7 +126,7 @@ def open_table(path: Path, form: str, args: argparse.Namespace) -> Source:
         if name not in columns and (name or flag == "--text-column"):
             told = f"has no column {name or ' or '.join(TEXT_COLUMNS)!r}; its columns are"
             mend = f"give {flag}, if the first line names columns, parted by {DELIMITERS[form]!r}"
-            raise utils.InputError(f"{path}: {told} {', '.join(columns)}; {mend}")
+            raise utils.InputError(f"{path}: {told} {', '.join(map(repr, columns))}; {mend}")
     named = args.target_column
 
     def items() -> Iterator[tuple[str, str | None, dict[str, Any]]]:

@@ -408,6 +408,16 @@ def test_predictions_come_back_in_the_order_of_the_lines():
         assert scores[index] == pytest.approx(alone.cpu().numpy(), abs=2e-6)
 
 
+@pytest.mark.parametrize("head", HEADS.values())
+def test_a_head_computes_in_float32_whatever_the_precision(head):
+    """Of logits in bfloat16 many are alike, and a threshold parts none of those."""
+    tokenizer, model, _ = load(head)
+    rows = utils.read_corpus(utils.SAMPLE / "dev.jsonl")
+    examples, inputs = encode(rows, tokenizer, model), Inputs(model, tokenizer, "bf16")
+    scores = inputs.score(model.to(inputs.device).eval(), examples, 50, lambda lines: None)
+    assert len(np.unique(scores)) > 0.9 * scores.size
+
+
 def test_precision_follows_the_hardware(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: None)

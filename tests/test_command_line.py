@@ -6,7 +6,9 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 from conftest import EMOTIONS, ROOT, assert_refused, call, make_row, run_script, write_rows
 from hypothesis import given
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 import bert_plain
 import gpt_train
 import utils
-from emotion import cli, data
+from emotion import cli, data, process
 from emotion.prompt_words import make_strings
 
 TRAINING_SCRIPTS = ("bert_plain.py", "bert_GRU.py", "gpt_train.py")
@@ -304,6 +306,25 @@ def test_under_sample_what_is_given_wins():
     plain = parse()
     assert (plain.model, plain.epochs, plain.lr) == ("klue/roberta-large", 5, 2e-5)
     assert plain.train_file is None and vars(plain).keys() == vars(sample).keys()
+
+
+def test_under_sample_own_lines_are_not_tested_on_those_of_the_sample():
+    for split, of_test in (("train", None), ("dev", utils.SAMPLE / "test.jsonl")):
+        parser = bert_plain.argument_parser("bert_plain", None)
+        args = cli.parse_arguments(parser, ["--sample", f"--{split}-file", "own.jsonl"])
+        assert vars(args)[f"{split}_file"] == Path("own.jsonl") and args.test_file == of_test
+
+
+def test_the_command_that_goes_on_has_its_launcher(monkeypatch):
+    launcher = ["python", "/bin/torchrun", "--nproc_per_node", "1", "bert_plain.py", "--sample"]
+    monkeypatch.setattr(sys, "argv", launcher[-2:])
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    alone = "ACCELERATE_USE_CPU=true python bert_plain.py --sample"
+    assert process.shell_command("bert_plain.py", None) == alone
+    monkeypatch.setenv("RANK", "0")  # of a launcher's one process
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda self: launcher)
+    told = f"ACCELERATE_USE_CPU=true {' '.join(launcher)}"
+    assert process.shell_command("bert_plain.py", None) == told
 
 
 def test_the_defaults_are_those_of_the_contract():

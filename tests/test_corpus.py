@@ -200,7 +200,8 @@ def test_labels_on_some_lines_alone_are_told_of_and_not_used(tmp_path, warnings)
         path = write_lines(tmp_path / "corpus.jsonl", *mixed)
         assert data.summarise(path, EMOTIONS) == (5, False)
         [warning] = warnings()
-        assert "1 of 5 lines have labels; none is used" in warning
+        first = mixed.index(GOOD) + 1
+        assert f"1 of 5 lines have labels; none is used (row {first} is the first)" in warning
 
 
 def test_a_file_labelled_with_other_labels_is_refused_or_its_labels_are_not_used(

@@ -790,6 +790,13 @@ def test_a_plan_says_what_fits(leave_free):
     assert "a GPU of 24 GB: --batch-size up to 128, up to 128 with" in found.table
 
 
+def test_processes_that_share_a_cpu_share_its_memory(leave_free, monkeypatch):
+    monkeypatch.setattr(scoring, "device", lambda: torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    leave_free(2**30)
+    assert memory_plan.free_memory() == 2**29
+
+
 def test_rows_of_their_own_are_counted_with_their_padding_masks_and_logits():
     few, all_of_them = memory.Layout(None, rows=3, logits=2), memory.Layout(None, 3, None)
     assert few.batch([100, 60]) == (6 * 112, 6 * 112**2, 6 * 4)

@@ -527,6 +527,7 @@ def test_a_corpus_file_is_read_as_the_scripts_read_it(small, tmp_path):
         (["--input", "odd.dat", "--output", "out.csv"], "of what form is it? give --format"),
         (["글", "--output", "nowhere/out.jsonl"], "its directory is not there; make it"),
         (["글", "--output", "out.csv"], "here that is .jsonl; name it so"),
+        (["--input", "header.csv", "--output", "out.xlsx"], "here that is .csv; name it so"),
         (["--input", "header.csv", "--output", "out.jsonl"], "here that is .csv; name it so"),
         (
             ["--input", "header.csv", "--target", "표", "--target-column", "n"],

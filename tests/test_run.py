@@ -406,11 +406,17 @@ def test_a_long_target_is_predicted_and_leaves_nothing_where_it_is_trained_on(
     files = ["--dev-file", good, "--test-file", long, "--output-dir", tmp_path / "out"]
     outcome = call(script, "--model-ckpt-path", best, *files)
     assert outcome.returncode == 0, outcome.stderr
-    assert "warning: id '0': input.target.form: " in outcome.stdout
+    [warning] = re.findall(r"warning: id '0': input.target.form: .+", outcome.stdout)
+    assert warning.endswith("; a part is read of it, as of 1 more")
+    given = call("predict.py", best, "급식 " * 600, "--target", "급식 " * 600)
+    assert (
+        "warning: the line '급식 급식 급식 급식 급식 급식 급식': input.target.form: "
+        in given.stderr
+    )
     predicted = (tmp_path / "out" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["input"] for line in predicted] == [row["input"] for row in rows]
     arguments = [*small.arguments(trains), "--dev-file", long, "--output-dir", tmp_path / "again"]
-    assert_refused(call(trains, *arguments), "input.target.form", "shorten it")
+    assert_refused(call(trains, *arguments), "id '0': input.target.form", "shorten it")
     assert not (tmp_path / "again").exists()
 
 

@@ -16,6 +16,7 @@ import textwrap
 import time
 
 import causal_layouts
+import encoder_layouts
 import numpy as np
 import pytest
 from children import finish, ranks, run_child, start
@@ -331,6 +332,16 @@ def test_two_processes_train_as_one_does(script, odd, alone, tmp_path):
     assert_trained_alike(tmp_path / "out", alone(script), 1e-5)
 
 
+def test_two_processes_train_an_encoder_that_leaves_some_of_its_weights_out(odd, tmp_path):
+    """A pooler that no head reads: DDP refuses the second step where it is not told of that."""
+    encoder_layouts.build("kobigbird", tmp_path / "model")
+    arguments = [*odd["bert_plain.py"], 8, "--model", tmp_path / "model", "--epochs", 1]
+    arguments += ["--output-dir", tmp_path / "out"]
+    outcomes = two_processes(ROOT / "bert_plain.py", *arguments, output=tmp_path / "told")
+    assert [outcome.returncode for outcome in outcomes] == [0, 0], outcomes[0].stderr
+    assert [outcome.stderr for outcome in outcomes] == ["", ""]
+
+
 def test_two_processes_of_which_one_is_interrupted_in_an_evaluation_stop_and_go_on(
     odd, alone, tmp_path
 ):
@@ -472,6 +483,11 @@ def test_lines_of_train_in_dev_are_counted_and_told(caplog):
         caplog.clear()
         data.warn_of_repeats({"train": rows, "dev": [make_row("c", form="급식 1", target=None)]})
         assert not caplog.records
+        twice = [make_row("d", form=f"글 {n}", target=None) for n in range(3)]
+        unnamed = [{"input": row["input"]} for row in twice]  # told of when they are read
+        data.warn_of_repeats({"train": rows, "dev": twice, "test": unnamed})
+        [record] = caplog.records
+        assert "2 lines of dev have the id of another" in record.getMessage()
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
