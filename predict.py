@@ -76,7 +76,7 @@ def load(
     process.quiet_libraries()
     from emotion import classifier
 
-    found = classifier.load(checkpoint, threshold, precision, batch_size or 0)
+    found = classifier.load(checkpoint, threshold, precision, batch_size)
 
     def classify(
         texts: Sequence[str], targets: Sequence[str | dict[str, Any] | None] | None = None

@@ -55,7 +55,10 @@ def find(name: str | Path) -> Path:
 
 
 def load(
-    name: str | Path, threshold: str | float = "auto", precision: str = "auto", lines: int = 0
+    name: str | Path,
+    threshold: str | float = "auto",
+    precision: str = "auto",
+    lines: int | None = None,
 ) -> Classifier:
     """Load a checkpoint of any training script, the run that it is of, or an average of runs.
 
@@ -63,7 +66,7 @@ def load(
         name: a directory, or a hub id.
         threshold: "auto" for that of the checkpoint.
         precision: as of `--precision`.
-        lines: of a batch; 0: as the scripts have it.
+        lines: of a batch; None: as the scripts have it.
 
     Raises:
         utils.InputError: it is no checkpoint, or cannot be loaded.
@@ -83,7 +86,7 @@ def load(
         from emotion import causal
 
         found, base = checkpoint.check_adapter(path, threshold)
-        score_rows, _ = causal.load_scorer(path, base, found, precision, lines or None)
+        score_rows, _ = causal.load_scorer(path, base, found, precision, lines)
         return Classifier(found.labels, found.rule, score_rows)
     found = checkpoint.check_encoder(path, ("Classification", "Classifier"), threshold)
     from emotion import inputs
@@ -93,7 +96,11 @@ def load(
 
 
 def load_average(
-    path: Path, members: list[dict[str, Any]], threshold: str | float, precision: str, lines: int
+    path: Path,
+    members: list[dict[str, Any]],
+    threshold: str | float,
+    precision: str,
+    lines: int | None,
 ) -> Classifier:
     """The weighted average of runs, as `ensemble.py` made it.
 
