@@ -3,11 +3,13 @@
 import collections
 import csv
 import itertools
+import re
 
 import pytest
-from conftest import EMOTIONS, ROOT
+from conftest import EMOTIONS, ROOT, call, write_rows
+from sample import make_models
 from sklearn.metrics import cohen_kappa_score
-from transformers import AutoTokenizer, BertTokenizer, RobertaModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertTokenizer, RobertaModel
 
 import utils
 from emotion import data
@@ -110,3 +112,20 @@ def test_the_tiny_roberta_is_laid_out_as_the_published_one():
     assert config.pad_token_id == 1
     probe = tokenizer.tokenize("오늘 급식 진짜 맛있다 ABC")
     assert "[UNK]" not in probe and "".join(probe).replace("##", "") == "오늘급식진짜맛있다ABC"
+
+
+@pytest.mark.parametrize(
+    ("student", "kind"), [("roberta-tiny", AutoModel), ("gpt-neox-tiny", AutoModelForCausalLM)]
+)
+def test_the_tiny_models_can_be_made(student, kind, tmp_path, monkeypatch):
+    rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")[:60]
+    write_rows(tmp_path / "train.jsonl", rows[:30])
+    extra = write_rows(tmp_path / "extra.jsonl", rows[30:])
+    monkeypatch.setattr(make_models, "HERE", tmp_path)
+    monkeypatch.setattr(make_models, "HELD_OUT", 20)
+    given = ["--teacher", utils.SAMPLE / "roberta-tiny", "--extra", extra]
+    outcome = call("sample.make_models", student, *given, "--spans", 1, "--epochs", 1)
+    assert re.search(r"^epoch 1: cosine .* spans -?0\.\d+$", outcome.stdout, re.MULTILINE)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / student)
+    model = kind.from_pretrained(tmp_path / student)
+    assert len(tokenizer) == model.config.vocab_size

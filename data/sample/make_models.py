@@ -164,9 +164,9 @@ class TinyGPTNeoX(nn.Module):
                 initializer_range=0.03,
             )
         )
-        self.prompt = Prompt(prompt, self.tokenizer, max_length=2048)
+        self.prompt = Prompt(prompt, self.tokenizer, 2048, vocabulary=len(self.tokenizer))
         self.prompt.room = LONGEST
-        self.answers = answers.AnswerHead(self.model.lm_head, self.prompt.answer_ids)
+        self.answers = answers.AnswerHead(self.prompt.answer_ids, answers.HeadFunction())
 
     def encode(self, spans):
         return self.prompt.encode([{"input": {"form": span}} for span in spans])
@@ -174,14 +174,15 @@ class TinyGPTNeoX(nn.Module):
     def forward(self, input_ids):
         """A batch of token ids to the hidden states that foretell the answers, [batch, hidden]."""
         inputs = self.prompt.pack(input_ids)
-        kept = inputs.pop("logits_to_keep")[0]
+        kept = inputs.pop("kept")[0]
         inputs["attention_mask"] = attention_mask(inputs.pop("line"), inputs.pop("branch"))
         return self.model.gpt_neox(**inputs).last_hidden_state[0, kept]
 
     def emotion_loss(self, represented, labels):
         # Cross-entropy over a whole vocabulary begins at eight times what the distance to the
         # teacher does, and would drown it.
-        return 0.1 * answers.answer_loss(self.answers(represented[None]), labels)
+        found = self.answers(represented, self.model.lm_head)
+        return 0.1 * answers.answer_loss(found, labels)
 
 
 def distil(student, spans, said, labels, epochs):
@@ -236,7 +237,7 @@ def distil(student, spans, said, labels, epochs):
 STUDENTS = {"roberta-tiny": TinyRoberta, "gpt-neox-tiny": TinyGPTNeoX}
 
 
-def main():
+def main(argv=None):
     process.quiet_libraries()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -251,7 +252,7 @@ def main():
     parser.add_argument("--spans", type=int, default=10, help="drawn from each line")
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--seed", type=int, default=42)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     transformers.set_seed(args.seed)
     transformers.utils.logging.disable_progress_bar()
 
