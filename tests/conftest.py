@@ -147,3 +147,11 @@ def sample_runs(made_once: Callable) -> SampleRuns:
 def gpt_run(sample_runs: SampleRuns) -> tuple[Path, Outcome]:
     """The run of `gpt_train.py --sample`: (directory, process)."""
     return sample_runs["gpt_train"]
+
+
+@pytest.fixture(scope="session")
+def small(made_once: Callable) -> Any:
+    """The corpus and the runs of small_runs.py."""
+    from small_runs import SmallRuns  # which imports this file
+
+    return SmallRuns(made_once)

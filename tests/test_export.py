@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import EMOTIONS, assert_refused, call, make_row, write_rows
 from safetensors.torch import load_file, save_file
-from small_runs import GPT_NEOX, SmallRuns
+from small_runs import GPT_NEOX
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import predict
@@ -26,11 +26,6 @@ KINDS = {
     "gru": ("bert_GRU.py",),
 }
 onnx = pytest.importorskip("onnxruntime", reason="of requirements-extra.txt")
-
-
-@pytest.fixture(scope="module")
-def small(made_once):
-    return SmallRuns(made_once)
 
 
 @pytest.mark.parametrize("kind", KINDS)

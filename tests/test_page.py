@@ -12,7 +12,6 @@ import urllib.request
 
 import pytest
 from conftest import EMOTIONS, ROOT, assert_refused, call, run_script
-from small_runs import SmallRuns
 
 import predict
 
@@ -22,8 +21,8 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture(scope="module")
-def run(made_once):
-    return SmallRuns(made_once).undisturbed("bert_plain.py")
+def run(small):
+    return small.undisturbed("bert_plain.py")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import EMOTIONS, ROOT, assert_refused, call, make_row, run_script, write_rows
 from huggingface_hub.errors import LocalEntryNotFoundError
-from small_runs import MODELS, ROBERTA, SmallRuns
+from small_runs import MODELS, ROBERTA
 
 import predict
 import utils
@@ -34,11 +34,6 @@ KINDS = {  # a checkpoint of each kind: script and further arguments
 }
 TEXTS = ["오늘 급식 최고", "너무 무섭다 ㅋㅋㅋㅋ", "그냥 그렇다"]
 ENCODERS = ["cls", "mean", "last", "gru"]
-
-
-@pytest.fixture(scope="module")
-def small(made_once):
-    return SmallRuns(made_once)
 
 
 @pytest.fixture(params=KINDS)

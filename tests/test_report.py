@@ -6,14 +6,8 @@ import re
 import numpy as np
 import pytest
 from conftest import EMOTIONS, call, make_row
-from small_runs import SmallRuns
 
 from emotion import report
-
-
-@pytest.fixture(scope="module")
-def small(made_once):
-    return SmallRuns(made_once)
 
 
 def test_each_run_leaves_a_page_that_stands_alone(small, tmp_path):

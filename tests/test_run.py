@@ -20,17 +20,12 @@ import pytest
 import torch
 from conftest import ROOT, assert_refused, call, make_row, run_script, write_rows
 from safetensors.torch import load_file, save_file
-from small_runs import GPT_NEOX, ROBERTA, SmallRuns, assert_same_end
+from small_runs import GPT_NEOX, ROBERTA, assert_same_end
 
 import bert_plain
 import utils
 from emotion import checkpoint, cli, ending, outputs, process, scoring, training
 from emotion.run import Run, last_whole_checkpoint
-
-
-@pytest.fixture(scope="session")
-def small(made_once):
-    return SmallRuns(made_once)
 
 
 def content(directory):

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import EMOTIONS, ROOT, call, make_row, write_rows
-from small_runs import MODELS, SmallRuns
+from small_runs import MODELS
 from transformers import AutoTokenizer
 
 import predict
@@ -19,11 +19,6 @@ import utils
 from emotion import targets
 
 MARKS = ("<<", ">>")
-
-
-@pytest.fixture(scope="module")
-def small(made_once):
-    return SmallRuns(made_once)
 
 
 @pytest.fixture(scope="module")

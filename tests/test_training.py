@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import load
 from conftest import call
 from safetensors.torch import load_file, save_file
-from small_runs import ROBERTA, SmallRuns, assert_same_end
+from small_runs import ROBERTA, assert_same_end
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -495,11 +495,6 @@ def test_a_best_epoch_that_cannot_be_written_leaves_the_one_before(trained, tmp_
 
 
 # Whole runs in this process
-
-
-@pytest.fixture(scope="session")
-def small(made_once):
-    return SmallRuns(made_once)
 
 
 @pytest.fixture

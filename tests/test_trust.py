@@ -22,7 +22,7 @@ import pytest
 from children import finish, ranks, run_child, start
 from conftest import EMOTIONS, OFFLINE, ROOT, assert_refused, call, make_row, write_rows
 from safetensors.torch import load_file, save_file
-from small_runs import GPT_NEOX, MODELS, ROBERTA, SmallRuns, assert_same_end
+from small_runs import GPT_NEOX, MODELS, ROBERTA, assert_same_end
 from test_corpus import GOOD, REFUSED, REFUSED_ANYWHERE
 
 import bert_plain
@@ -32,11 +32,6 @@ from emotion.prompt_words import make_strings
 from emotion.run import last_whole_checkpoint
 
 SCRIPTS = ("bert_plain.py", "bert_GRU.py", "gpt_train.py", "gpt_inference.py")
-
-
-@pytest.fixture(scope="session")
-def small(made_once):
-    return SmallRuns(made_once)
 
 
 # Killed and interrupted
