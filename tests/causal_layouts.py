@@ -196,7 +196,6 @@ KINDS = {
         family="XLNetTokenizer",
     ),
 }
-ALL_ATTENTION = {"layer_types": ["full_attention"] * 2}
 MIXED = {"num_hidden_layers": 4}  # so that one layer in four is of another kind
 CAPS = {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 5.0}
 SCALES = {

@@ -26,7 +26,7 @@ APPROACHES = {
     *(f"emotion.{each}" for each in ("encoder", "inputs", "modeling")),
     *(f"emotion.{each}" for each in ("causal", "answer_model", "answers", "prompt", "memory")),
 }
-HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "sklearn", "matplotlib")
+HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "sklearn")
 
 
 def imports(file, anywhere=True):

@@ -257,7 +257,7 @@ def test_one_sentence_needs_no_library_of_training(small):
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     imported = set(process.stdout.split())
     assert "transformers" in imported
-    for name in ("peft", "sklearn", "bitsandbytes", "matplotlib", "transformers.trainer"):
+    for name in ("peft", "sklearn", "bitsandbytes", "transformers.trainer"):
         assert name not in imported
 
 
