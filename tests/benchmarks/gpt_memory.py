@@ -6,7 +6,7 @@ Random weights in 4 bits, laid out as polyglot-ko-12.8b (each layer's shape quan
 copied), through the task and the loop of gpt_train.py, on the CPU. TOKENS are those of a whole
 prompt: its beginning, which the lines of a batch share, and the line's own. Prints seconds and peak
 memory of a step, with activations computed again and kept, beside what `gpt_train.py --estimate`
-says of it, and what it says of GPUs.
+says of it; and at the end, for each shape but the first, what it says of GPUs.
 
 glibc keeps much of what is freed, in holes between what is not. So that the peak is of what is
 held, the step runs with blocks of a megabyte and more given back at once; as-it-comes leaves the

@@ -4,8 +4,7 @@
 
 Random weights of the true sizes (RoBERTa-large; GPT-NeoX of 12.9 B in 4 bits, built a layer at a
 time), lines of the sample, random tokens. Speeds stand beside those published for one RTX 4090.
---tiny tries it with small models, on whatever there is. The JSON is for
-docs/results.md.
+--tiny tries it with small models, on whatever there is. The JSON is for docs/results.md.
 """
 
 import argparse

@@ -166,7 +166,8 @@ def make(commands: dict[str, tuple[str, ...]], output: Path, jobs: int) -> Itera
     Raises:
         utils.RunError: one failed.
     """
-    waiting = sorted(commands.items(), key=lambda each: each[0][-2:])
+    # all rows with one seed, or of one fold, before the next: what is stopped can be compared
+    waiting = sorted(commands.items(), key=lambda each: each[0].rpartition("-")[2])
     running: dict[str, tuple[subprocess.Popen[str], IO[str]]] = {}
     with contextlib.ExitStack() as ending:
         ending.callback(stop, running)
