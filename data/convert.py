@@ -36,7 +36,7 @@ from xml.parsers import expat
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils
-from emotion import cli, outputs, process, tables
+from emotion import cli, data, outputs, process, tables
 
 KOTE_FILES = {"train": "train.tsv", "dev": "val.tsv", "test": "test.tsv"}
 KOTE_NAMES = (  # in the order that KOTE publishes its labels in, numbered from 0
@@ -64,12 +64,8 @@ XED_ORDER = sorted(EMOTIONS)  # numbered from 1
 XED_FOLDING = {name: (number,) for number, name in enumerate(XED_ORDER, start=1)}
 XED_SIZES = {"test": 1500, "dev": 1000}
 SEED = 42
-GOEMOTIONS_FILES = {split: f"{split}.tsv" for split in ("train", "dev", "test")}
-GOEMOTIONS_LABELS = (
-    "labels.txt",
-    "label.txt",
-    "emotions.txt",
-)  # as each of its publishers calls it
+GOEMOTIONS_FILES = {split: f"{split}.tsv" for split in data.SPLITS}
+GOEMOTIONS_LABELS = ("labels.txt", "label.txt", "emotions.txt")  # as its publishers call it
 MAMS_FILES = {"train": "train.xml", "dev": "val.xml", "test": "test.xml"}
 POLARITIES = ("positive", "negative", "neutral")
 YES = {"1", "1.0", "true", "yes", "y", "o"}  # in a table

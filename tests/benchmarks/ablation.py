@@ -63,7 +63,7 @@ def train(name, seed, corpus, model, directory):
     if name == "layer-decay":
         variants.decay_by_layer(0.9)
     _, head, settings = CHANGES[name]
-    files = [f"--{split}-file={corpus / split}.jsonl" for split in ("train", "dev", "test")]
+    files = [f"--{split}-file={corpus / split}.jsonl" for split in data.SPLITS]
     where = ["--model", str(model), "--output-dir", str(directory), "--seed", str(seed)]
     resume = ["--resume"] * (directory / "run.json").exists()
     parser = bert_plain.argument_parser("bert_plain", "")

@@ -35,10 +35,10 @@ import results
 
 import utils
 from emotion import cli, outputs
+from emotion.data import SPLITS
 from emotion.outputs import identify
 
 SEEDS, FOLDS, AVERAGE = (42, 43, 44), 5, "average-folds"
-SPLITS = ("train", "dev", "test")
 BERT = ("bert_plain.py", "--lr", "1e-4")
 MEAN = (*BERT, "--pooling", "mean", "--head-lr", "1e-2", "--train-batch-size", "32")
 CLS = (*BERT, "--head-lr", "1e-3", "--epochs", "3")

@@ -30,36 +30,22 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from small_runs import ENDS_WITH
 
 import utils
 from emotion import systems
 
-TRAINING = (
-    "--train-file",
-    "train.jsonl",
-    "--dev-file",
-    "dev.jsonl",
-    "--test-file",
-    "test.jsonl",
-    "--epochs",
-    "3",
-)
+TO_PREDICT = ("--dev-file", "dev.jsonl", "--test-file", "test.jsonl")
+TRAINING = ("--train-file", "train.jsonl", *TO_PREDICT, "--epochs", "3")
 SCRIPTS = {
     "bert_plain.py": (*TRAINING, "--train-batch-size", "8"),
     "bert_GRU.py": (*TRAINING, "--train-batch-size", "16"),
     "gpt_train.py": (*TRAINING, "--save-steps", "3", "--batch-size", "8"),
-    "gpt_inference.py": (
-        "--model-ckpt-path",
-        "gpt/best",
-        "--dev-file",
-        "dev.jsonl",
-        "--test-file",
-        "test.jsonl",
-    ),
+    "gpt_inference.py": ("--model-ckpt-path", "gpt/best", *TO_PREDICT),
 }
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-ENDS_WITH = ("metrics.json", "dev.jsonl", "dev.scores.jsonl", "test.jsonl", "test.scores.jsonl")
 WEIGHTS = ("best/model.safetensors", "best/adapter_model.safetensors")
 
 
@@ -238,22 +224,10 @@ def show_memory(directory, lines):
             row = {"id": str(number), "input": {"form": f"급식 최고 {number}", "target": None}}
             print(json.dumps(row, ensure_ascii=False), file=file)
     output, checkpoint = f"lines-{lines}", "bert_plain.py-reference/best"
-    command = [
-        sys.executable,
-        str(ROOT / "bert_plain.py"),
-        "--model-ckpt-path",
-        checkpoint,
-        "--test-file",
-        "long.jsonl",
-    ]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, "--output-dir", output],
-        cwd=directory,
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
+    flags = ["--model-ckpt-path", checkpoint, "--test-file", "long.jsonl", "--output-dir", output]
+    process = start_command([sys.executable, str(ROOT / "bert_plain.py"), *flags], directory)
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     run = json.loads((directory / output / "run.json").read_text(encoding="utf-8"))
     memory = run["peak_memory_gib"]["host"]
     print(
