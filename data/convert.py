@@ -22,6 +22,7 @@ Splits stay as they are published. XED is one file, split here by a fixed seed: 
 1,000 to dev, the rest to train, and all lines of one sentence to the same split.
 """
 
+import argparse
 import contextlib
 import csv
 import functools
@@ -31,7 +32,9 @@ import os
 import random
 import sys
 import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any, Literal
 from xml.parsers import expat
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -70,9 +73,14 @@ MAMS_FILES = {"train": "train.xml", "dev": "val.xml", "test": "test.xml"}
 POLARITIES = ("positive", "negative", "neutral")
 YES = {"1", "1.0", "true", "yes", "y", "o"}  # in a table
 NO = {"0", "0.0", "false", "no", "n", "x", ""}
+Quoting = Literal[0, 1, 2, 3]  # of the csv module
+Folding = Mapping[str, Collection[int]]  # label numbers by emotion
+Tag = tuple[int, str, Any, str]  # line number, name, attributes, the text behind it
 
 
-def read_tsv(path, columns, numbers, quoting):
+def read_tsv(
+    path: Path, columns: Sequence[str], numbers: range, quoting: Quoting
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, fields by column) with those of "labels" a set of label numbers.
 
     Args:
@@ -93,7 +101,7 @@ def read_tsv(path, columns, numbers, quoting):
     except csv.Error as error:
         raise utils.InputError(f"{path}: line {table.line_num}: {error}; {mend}") from None
     for number, record in records:
-        fields = dict(zip(columns, map(str.strip, record), strict=False))
+        fields: dict[str, Any] = dict(zip(columns, map(str.strip, record), strict=False))
         try:
             labels = {int(label) for label in fields.get("labels", "").split(",")}
         except ValueError:
@@ -106,7 +114,7 @@ def read_tsv(path, columns, numbers, quoting):
         yield number, fields | {"labels": labels}
 
 
-def read_names(directory):
+def read_names(directory: Path) -> list[str]:
     """The names of the labels of GoEmotions, in the order of their numbers.
 
     Raises:
@@ -124,15 +132,16 @@ def read_names(directory):
     return names
 
 
-def read_tags(path):
-    """The tags of an XML file in order: (line number, name, attributes, the text behind it).
+def read_tags(path: Path) -> list[Tag]:
+    """The tags of an XML file in order.
 
     Raises:
         utils.InputError: it cannot be read, or is not XML.
     """
-    tags, parser, mend = [], expat.ParserCreate(), "give the corpus as it is published"
+    parser, mend = expat.ParserCreate(), "give the corpus as it is published"
+    tags: list[tuple[int, str, Any, list[str]]] = []
 
-    def note(name, attributes=None):
+    def note(name: str, attributes: dict[str, str] | None = None) -> None:
         tags.append((parser.CurrentLineNumber, name, attributes, []))
 
     parser.StartElementHandler = note
@@ -145,10 +154,17 @@ def read_tags(path):
     except (expat.ExpatError, LookupError, ValueError) as error:
         told = f"line {parser.ErrorLineNumber}: is not XML ({error})"
         raise utils.InputError(f"{path}: {told}; {mend}") from None
-    return [(*tag, "".join(texts)) for *tag, texts in tags]
+    return [(line, name, given, "".join(texts)) for line, name, given, texts in tags]
 
 
-def make_row(id, text, present, labels=EMOTIONS, target=None, begin=None):
+def make_row(
+    id: str,
+    text: str,
+    present: Collection[str],
+    labels: Sequence[str] = EMOTIONS,
+    target: str | None = None,
+    begin: int | None = None,
+) -> utils.Row:
     """A row of this repository's format.
 
     Args:
@@ -157,18 +173,18 @@ def make_row(id, text, present, labels=EMOTIONS, target=None, begin=None):
     """
     if begin is None:
         begin = text.find(target) if target else -1
-    span = {"begin": begin, "end": begin + len(target)} if begin >= 0 else {}
+    span = {"begin": begin, "end": begin + len(target)} if target and begin >= 0 else {}
     place = {"form": target or None, "begin": None, "end": None} | span
     output = utils.decode_labels([name in present for name in labels], labels)
     return {"id": id, "input": {"form": text, "target": place}, "output": output}
 
 
-def fold(numbers, folding):
+def fold(numbers: set[int], folding: Folding) -> set[str]:
     """The emotions that label numbers stand for."""
     return {name for name, each in folding.items() if numbers & set(each)}
 
 
-def kote_rows(path, split, folding=KOTE_FOLDING):
+def kote_rows(path: Path, split: str, folding: Folding = KOTE_FOLDING) -> Iterator[utils.Row]:
     """Yield the rows of a split of KOTE."""
     columns, numbers = ("id", "text", "labels"), range(len(KOTE_LABELS))
     for _, fields in read_tsv(path, columns, numbers, csv.QUOTE_MINIMAL):
@@ -176,7 +192,9 @@ def kote_rows(path, split, folding=KOTE_FOLDING):
         yield make_row(f"kote-{fields['id']}", fields["text"], present, tuple(folding))
 
 
-def goemotions_rows(path, split, name, columns, quoting):
+def goemotions_rows(
+    path: Path, split: str, name: str, columns: Sequence[str], quoting: Quoting
+) -> Iterator[utils.Row]:
     """Yield the rows of a split of GoEmotions, with its own ids where it has any."""
     names = read_names(path.parent)
     for number, fields in read_tsv(path, columns, range(len(names)), quoting):
@@ -184,7 +202,7 @@ def goemotions_rows(path, split, name, columns, quoting):
         yield make_row(id, fields["text"], {names[each] for each in fields["labels"]}, names)
 
 
-def wrong_in_target(text, given):
+def wrong_in_target(text: str, given: dict[str, str]) -> str | None:
     """What is wrong with the attributes of a target of MAMS in its sentence, or None."""
     if missing := {"term", "polarity", "from", "to"} - given.keys():
         return f"has no {' and no '.join(sorted(missing))}"
@@ -197,7 +215,7 @@ def wrong_in_target(text, given):
     return None
 
 
-def mams_rows(path, split):
+def mams_rows(path: Path, split: str) -> Iterator[utils.Row]:
     """Yield the rows of a split of MAMS, one for each target of a sentence.
 
     Raises:
@@ -223,7 +241,12 @@ def mams_rows(path, split):
             yield make_row(id, text, {given["polarity"]}, POLARITIES, given["term"], begin)
 
 
-def convert_splits(source, files, origin, rows_of):
+def convert_splits(
+    source: Path,
+    files: Mapping[str, str],
+    origin: str,
+    rows_of: Callable[[Path, str], Iterable[utils.Row]],
+) -> data.Rows:
     """Rows by split, of the splits that are there; an id that stood before gets a number.
 
     Args:
@@ -231,7 +254,8 @@ def convert_splits(source, files, origin, rows_of):
         origin: what to give for `source`.
         rows_of: a function from the path and the name of a split to its rows.
     """
-    splits, seen = {}, set()
+    splits: data.Rows = {}
+    seen: set[str] = set()
     for split, name in files.items():
         if os.path.isfile(source / name):  # which no name is too long for
             splits[split] = list(rows_of(source / name, split))
@@ -248,9 +272,9 @@ def convert_splits(source, files, origin, rows_of):
     return splits
 
 
-def convert_xed(source):
+def convert_xed(source: Path) -> data.Rows:
     """Rows by split."""
-    by_sentence = {}
+    by_sentence: data.Rows = {}
     columns, numbers = ("text", "labels"), range(1, 9)
     for number, fields in read_tsv(source / XED_FILE, columns, numbers, csv.QUOTE_NONE):
         text, present = fields["text"], fold(fields["labels"], XED_FOLDING)
@@ -258,7 +282,7 @@ def convert_xed(source):
         by_sentence.setdefault(text, []).append(row)
     sentences = sorted(by_sentence)
     random.Random(SEED).shuffle(sentences)
-    splits = {"train": [], "dev": [], "test": []}
+    splits: data.Rows = {split: [] for split in data.SPLITS}
     for sentence in sentences:
         split = next(
             (name for name, size in XED_SIZES.items() if len(splits[name]) < size), "train"
@@ -270,7 +294,7 @@ def convert_xed(source):
     return splits
 
 
-def convert_table(args):
+def convert_table(args: argparse.Namespace) -> list[utils.Row]:
     """The rows of a table.
 
     Raises:
@@ -285,7 +309,8 @@ def convert_table(args):
         raise utils.InputError("--separator goes with one column of --labels; name that alone")
     if args.like and not args.separator:
         raise utils.InputError("--like goes with --separator; --labels names them already")
-    rows, labels = [], {} if args.separator else dict.fromkeys(args.labels)
+    rows: list[tuple[str, str, Collection[str], str | None]] = []
+    labels: dict[str, None] = {} if args.separator else dict.fromkeys(args.labels)
     if args.like:
         labels = dict.fromkeys(utils.labels_of(utils.read_corpus(args.like, labelled=True)))
     for number, cells in table:
@@ -304,7 +329,7 @@ def convert_table(args):
                 told = f"{wrong}: is {cells[wrong]!r}; write 1 or 0"
                 told += ", or give --separator , if it names labels" * (len(labels) == 1)
                 raise utils.InputError(f"{args.source}: line {number}: {told}")
-            present = {name for name in labels if said[name] in YES}
+            present = dict.fromkeys(name for name in labels if said[name] in YES)
         target = cells[args.target].strip() if args.target else None
         rows.append((f"{args.source.stem}-{number}", cells[args.text], present, target))
     if not labels:
@@ -317,7 +342,7 @@ def convert_table(args):
     return [make_row(id, text, present, list(labels), target) for id, text, present, target in rows]
 
 
-def names_in(cell, separator):
+def names_in(cell: str, separator: str) -> Iterator[str]:
     """The labels that a cell names, in NFC; also one that holds a list, as pandas writes it."""
     cell = utils.UNSEEN.sub("", unicodedata.normalize("NFC", cell)).strip()
     is_list = cell.startswith("[") and cell.endswith("]")
@@ -325,13 +350,13 @@ def names_in(cell, separator):
     return filter(None, (name.strip().strip("\"'" * is_list).strip() for name in names))
 
 
-def write_rows(rows, file):
+def write_rows(rows: Iterable[utils.Row], file: IO[str]) -> None:
     """Write rows as JSONL, all of them: where there is no room, it is found out here."""
     file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     file.flush()
 
 
-def write_file(rows, path):
+def write_file(rows: list[utils.Row], path: Path) -> None:
     """Write rows to a file that is not there yet, and check them as training does."""
     outputs.check_new(path)
     with outputs.whole_file(path) as file:
@@ -344,7 +369,7 @@ def write_file(rows, path):
     process.tell(f"{path}: {len(rows)} lines, of the labels {', '.join(rows[0]['output'])}")
 
 
-def write(splits, out):
+def write(splits: data.Rows, out: Path) -> None:
     """Write the rows of each split to a directory that holds nothing yet: of all, or of none."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -362,13 +387,15 @@ def write(splits, out):
     process.tell("\n".join(f"{files[split]}: {len(rows)} lines" for split, rows in splits.items()))
 
 
-def converter(files, origin, rows_of, **settings):
+def converter(
+    files: Mapping[str, str], origin: str, rows_of: Callable[..., Iterator[utils.Row]], **given: Any
+) -> Callable[[Path], data.Rows]:
     """A function from the directory of a corpus to its rows by split."""
-    rows_of = functools.partial(rows_of, **settings)
+    rows_of = functools.partial(rows_of, **given)
     return functools.partial(convert_splits, files=files, origin=origin, rows_of=rows_of)
 
 
-CONVERTERS = {
+CONVERTERS: dict[str, Callable[[Path], data.Rows]] = {
     "kote": converter(KOTE_FILES, "a clone of searle-j/KOTE", kote_rows),
     "kote44": converter(KOTE_FILES, "a clone of searle-j/KOTE", kote_rows, folding=KOTE_ALONE),
     "xed": convert_xed,
@@ -392,7 +419,7 @@ CONVERTERS = {
 }
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Convert."""
     parser = cli.ArgumentParser("convert.py", __doc__)
     parser.add_argument("corpus", choices=(*CONVERTERS, "table"))
@@ -404,7 +431,7 @@ def main(argv=None):
         "--target", metavar="COLUMN", type=tables.column, help="of what each is about"
     )
     told = "of the labels, or with --separator of their names"
-    given = {"metavar": "COLUMN", "type": tables.column, "nargs": "+", "action": "extend"}
+    given: Any = {"metavar": "COLUMN", "type": tables.column, "nargs": "+", "action": "extend"}
     of_table.add_argument("--labels", **given, help=told)
     of_table.add_argument("--separator", metavar="MARK", help="that parts the names of labels")
     told = "a converted file (train.jsonl) whose labels to use; default: those found in this table"
@@ -412,7 +439,7 @@ def main(argv=None):
     cli.run_tool(parser, convert, argv)
 
 
-def convert(args):
+def convert(args: argparse.Namespace) -> None:
     """Convert what the command line names."""
     if args.corpus == "table":
         if not args.text or not args.labels:

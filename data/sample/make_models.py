@@ -16,6 +16,7 @@ FILE made the models that are shipped. Ten and twenty minutes on two cores.
 import argparse
 import random
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -49,7 +50,7 @@ LONGEST = 64  # tokens of a span that are read
 HELD_OUT = 500  # spans that only measure
 
 
-def draw_spans(text, count, rng):
+def draw_spans(text: str, count: int, rng: random.Random) -> Iterator[str]:
     """`count` runs of one to six words of `text`, and its first 24 words."""
     words = text.split()
     yield " ".join(words[:24])
@@ -59,7 +60,7 @@ def draw_spans(text, count, rng):
 
 
 @torch.no_grad()
-def teach(directory, texts, batch_size=128):
+def teach(directory: str, texts: Sequence[str], batch_size: int = 128) -> torch.Tensor:
     """What the teacher says of the texts: unit vectors around their mean, [texts, its width]."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     teacher = AutoModel.from_pretrained(directory).eval()
@@ -83,7 +84,9 @@ class TinyRoberta(nn.Module):
 
     batch_size, lr = 128, 1e-3
 
-    def __init__(self, texts, hidden=96, layers=3, vocab_size=4000):
+    def __init__(
+        self, texts: list[str], hidden: int = 96, layers: int = 3, vocab_size: int = 4000
+    ) -> None:
         super().__init__()
         # Lowercasing would strip accents too, and with them take Hangul apart.
         trainer = BertWordPieceTokenizer(lowercase=False, strip_accents=False)
@@ -111,15 +114,15 @@ class TinyRoberta(nn.Module):
         )
         self.to_emotions = nn.Linear(hidden, len(EMOTIONS))
 
-    def encode(self, spans):
+    def encode(self, spans: list[str]) -> list[list[int]]:
         return self.tokenizer(spans, truncation=True, max_length=LONGEST)["input_ids"]
 
-    def forward(self, input_ids):
+    def forward(self, input_ids: list[list[int]]) -> torch.Tensor:
         """A batch of token ids to a representation of each, [batch, hidden]."""
         inputs = self.tokenizer.pad({"input_ids": input_ids}, return_tensors="pt")
         return self.model(**inputs).last_hidden_state[:, 0]
 
-    def emotion_loss(self, represented, labels):
+    def emotion_loss(self, represented: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logits = self.to_emotions(F.dropout(represented))
         return F.binary_cross_entropy_with_logits(logits, labels)
 
@@ -129,7 +132,9 @@ class TinyGPTNeoX(nn.Module):
 
     batch_size, lr = 32, 1e-3
 
-    def __init__(self, texts, hidden=128, layers=4, vocab_size=3600):
+    def __init__(
+        self, texts: list[str], hidden: int = 128, layers: int = 4, vocab_size: int = 3600
+    ) -> None:
         super().__init__()
         prompt, end = make_strings("ko", EMOTIONS), "<|endoftext|>"
         trainer = ByteLevelBPETokenizer()
@@ -168,24 +173,30 @@ class TinyGPTNeoX(nn.Module):
         self.prompt.room = LONGEST
         self.answers = answers.AnswerHead(self.prompt.answer_ids, answers.HeadFunction())
 
-    def encode(self, spans):
+    def encode(self, spans: list[str]) -> list[list[int]]:
         return self.prompt.encode([{"input": {"form": span}} for span in spans])
 
-    def forward(self, input_ids):
+    def forward(self, input_ids: list[list[int]]) -> torch.Tensor:
         """A batch of token ids to the hidden states that foretell the answers, [batch, hidden]."""
         inputs = self.prompt.pack(input_ids)
         kept = inputs.pop("kept")[0]
         inputs["attention_mask"] = attention_mask(inputs.pop("line"), inputs.pop("branch"))
         return self.model.gpt_neox(**inputs).last_hidden_state[0, kept]
 
-    def emotion_loss(self, represented, labels):
+    def emotion_loss(self, represented: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         # Cross-entropy over a whole vocabulary begins at eight times what the distance to the
         # teacher does, and would drown it.
         found = self.answers(represented, self.model.lm_head)
         return 0.1 * answers.answer_loss(found, labels)
 
 
-def distil(student, spans, said, labels, epochs):
+def distil(
+    student: TinyRoberta | TinyGPTNeoX,
+    spans: list[str],
+    said: torch.Tensor,
+    labels: torch.Tensor,
+    epochs: int,
+) -> None:
     """Train a student so that a linear layer on its representation points where the teacher does.
 
     Args:
@@ -198,7 +209,7 @@ def distil(student, spans, said, labels, epochs):
         to_teacher = nn.Linear(student(input_ids[:1]).shape[1], said.shape[1])
     parameters = [*student.parameters(), *to_teacher.parameters()]
 
-    def losses(batch):
+    def losses(batch: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         represented = student([input_ids[index] for index in batch])
         distance = 1 - (F.normalize(to_teacher(represented), dim=-1) * said[batch]).sum(-1).mean()
         known = ~labels[batch, 0].isnan()
@@ -234,10 +245,13 @@ def distil(student, spans, said, labels, epochs):
         print(f"epoch {epoch + 1}: {told}", flush=True)
 
 
-STUDENTS = {"roberta-tiny": TinyRoberta, "gpt-neox-tiny": TinyGPTNeoX}
+STUDENTS: dict[str, type[TinyRoberta] | type[TinyGPTNeoX]] = {
+    "roberta-tiny": TinyRoberta,
+    "gpt-neox-tiny": TinyGPTNeoX,
+}
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     process.quiet_libraries()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
