@@ -212,7 +212,9 @@ def test_a_checkpoint_of_when_the_gru_was_one_module_is_read(size, tmp_path):
     _, again, new_weights = load("gru", tmp_path)
     assert new_weights == set()
     for other in (read, again):
-        assert all(map(torch.equal, other.state_dict().values(), model.state_dict().values()))
+        found, expected = other.state_dict(), model.state_dict()
+        assert list(found) == list(expected)
+        assert all(map(torch.equal, found.values(), expected.values()))
     assert load(model=tmp_path)[2] >= {"classifier.dense.weight"}  # its encoder alone
     strange = weights | {"gru.weight_ih_l2": torch.ones(2, 2)}
     for given in (strange, model.state_dict() | {"gru.2.weight_ih_l0": torch.ones(2, 2)}):
