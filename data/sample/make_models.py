@@ -13,7 +13,6 @@ their emotions as well. dev.jsonl and test.jsonl are not read. data/README.md sa
 FILE made the models that are shipped. Ten and twenty minutes on two cores.
 """
 
-import argparse
 import random
 import sys
 from collections.abc import Iterator, Sequence
@@ -39,7 +38,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import utils
-from emotion import answers, process
+from emotion import answers, cli, process
 from emotion.prompt import Prompt, attention_mask
 from emotion.prompt_words import KOREAN, make_strings
 
@@ -253,9 +252,7 @@ STUDENTS: dict[str, type[TinyRoberta] | type[TinyGPTNeoX]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     process.quiet_libraries()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.ArgumentParser("make_models.py", __doc__)
     parser.add_argument("student", choices=STUDENTS)
     told = "an encoder that reads Korean, for mean pooling: multilingual-e5"
     parser.add_argument("--teacher", required=True, help=told)
@@ -263,9 +260,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--extra", type=Path, required=True, help=told)
     told = "where the model's directory is put; default: here"
     parser.add_argument("--output-dir", type=Path, default=HERE, help=told)
-    parser.add_argument("--spans", type=int, default=10, help="drawn from each line")
-    parser.add_argument("--epochs", type=int, default=14)
-    parser.add_argument("--seed", type=int, default=42)
+    cli.count(parser, "--spans", 10, "drawn from each line")
+    cli.count(parser, "--epochs", 14, "how often all spans are seen")
+    cli.count(parser, "--seed", 42, "of the spans and of the training", low=0)
     args = parser.parse_args(argv)
     transformers.set_seed(args.seed)
     transformers.utils.logging.disable_progress_bar()

@@ -8,7 +8,6 @@ loads it. Prints the largest difference of a score between the two, that from fl
 time, and the seconds of the batches.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 import utils
-from emotion import answer_model, causal
+from emotion import answer_model, causal, cli
 from emotion.answer_model import AnswerModel
 from emotion.prompt import Prompt
 from emotion.prompt_words import make_strings
@@ -48,12 +47,11 @@ def load_plainly(path: str) -> torch.nn.Module:
 
 def main() -> None:
     """Print a row for each arithmetic."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser = cli.ArgumentParser("arithmetic.py", __doc__)
     parser.add_argument("--model", required=True, help="a from_pretrained directory")
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--language", choices=("ko", "en"), default="ko")
-    parser.add_argument("--lines", type=int, default=64)
+    cli.count(parser, "--lines", 64, "of dev.jsonl")
     options = parser.parse_args()
     rows = utils.read_corpus(options.corpus / "dev.jsonl", labelled=True)[: options.lines]
     strings = make_strings(options.language, utils.labels_of(rows))

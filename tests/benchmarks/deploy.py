@@ -9,7 +9,6 @@ rule with a 95 % interval from 10,000 resamples, and its difference from the fir
 run of linear.py on the same lines, which says itself what it took there, on lines of dev.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 import utils
-from emotion import classifier, data, statistics, systems, texts
+from emotion import classifier, cli, data, statistics, systems, texts
 from predict import load
 
 WEIGHTS = ("*.safetensors", "*.onnx", "*.onnx.data")
@@ -34,8 +33,7 @@ def mib(checkpoint: Path) -> float:
 
 def main() -> None:
     """Print a row for each."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser = cli.ArgumentParser("deploy.py", __doc__)
     parser.add_argument("checkpoints", metavar="NAME=CHECKPOINT[:PRECISION]", nargs="+")
     parser.add_argument("--lines", type=Path, required=True, help="a labelled corpus file")
     parser.add_argument("--linear", type=Path, help="a run of linear.py whose test this is")

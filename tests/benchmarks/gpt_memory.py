@@ -13,7 +13,6 @@ held, the step runs with blocks of a megabyte and more given back at once; as-it
 allocator alone.
 """
 
-import argparse
 import copy
 import functools
 import itertools
@@ -42,7 +41,7 @@ from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 import gpt_train
 import utils
-from emotion import causal, memory, memory_plan, training
+from emotion import causal, cli, memory, memory_plan, training
 from emotion.answer_model import AnswerModel
 from emotion.data import Corpora
 from emotion.process import peak_memory_gib
@@ -176,8 +175,7 @@ def step(lines, tokens, again):
 
 
 def main():
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser = cli.ArgumentParser("gpt_memory.py", __doc__)
     parser.add_argument("--shape", nargs="+", default=SHAPES, help="default: %(default)s")
     parser.add_argument("--allocator", choices=("gives-back", "as-it-comes"), default="gives-back")
     told = "of that shape, its figures as JSON, activations kept or computed again"

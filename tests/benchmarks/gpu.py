@@ -7,7 +7,6 @@ time), lines of the sample, random tokens. Speeds stand beside those published f
 --tiny tries it with small models, on whatever there is. The JSON is for docs/results.md.
 """
 
-import argparse
 import functools
 import itertools
 import json
@@ -34,7 +33,7 @@ import roberta_large
 import torch
 
 import utils
-from emotion import answer_model, causal, inputs, outputs, scoring, systems
+from emotion import answer_model, causal, cli, inputs, outputs, scoring, systems
 from emotion.answer_model import AnswerModel
 
 PUBLISHED = {  # lines a second on one RTX 4090
@@ -187,8 +186,7 @@ def suite() -> dict[str, float]:
 
 def main() -> None:
     """Print what was found, and write it."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser = cli.ArgumentParser("gpu.py", __doc__)
     parser.add_argument("--output", type=Path, help="a JSON file")
     parser.add_argument("--tiny", action="store_true", help="small models, on any device")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")

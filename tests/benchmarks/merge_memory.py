@@ -7,7 +7,6 @@ that of one step of gpt_train.py on lines of the sample. Prints the size of the 
 peak memory of the merge as a process of its own, beside that of one which only imports the same.
 """
 
-import argparse
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import utils
+from emotion import cli
 
 MEASURED = """
 import re, sys
@@ -61,9 +61,8 @@ def peak(*arguments: object) -> float:
 
 def main() -> None:
     """Build, train a step, merge, print."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    parser.add_argument("--layers", type=int, default=22)
+    parser = cli.ArgumentParser("merge_memory.py", __doc__)
+    cli.count(parser, "--layers", 22, "of the base")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         base, run, merged = (Path(scratch, name) for name in ("base", "run", "merged"))

@@ -22,7 +22,6 @@ it comes not much farther off than the plain way in that precision; refused with
 before training; and else WRONG.
 """
 
-import argparse
 import collections
 import gc
 import itertools
@@ -54,7 +53,7 @@ import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import utils
-from emotion import causal, scoring, targets
+from emotion import causal, cli, scoring, targets
 from emotion.inputs import longest_input
 
 LINES = {"train": 64, "dev": 48}
@@ -282,8 +281,7 @@ def rows_of(kind: str, name: str, files: Path) -> Iterator[str]:
 
 def main() -> None:
     """Print a row for each layout and script; exit code 1 if one is wrong."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser = cli.ArgumentParser("models.py", __doc__)
     parser.add_argument("names", metavar="NAME", nargs="*", help="of layouts; default: all")
     parser.add_argument("--only", choices=("encoders", "causal"))
     options = parser.parse_args()

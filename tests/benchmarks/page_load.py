@@ -6,7 +6,6 @@ Starts the page, and asks it about lines of a corpus file by 1, 8 and 32 clients
 which waits for its answer before it asks again.
 """
 
-import argparse
 import concurrent.futures
 import itertools
 import json
@@ -22,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 
 import utils
+from emotion import cli
 
 PORT = 7861
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -44,11 +44,10 @@ def ask(text: str) -> float:
 
 def main() -> None:
     """Print a row for each number of clients."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser = cli.ArgumentParser("page_load.py", __doc__)
     parser.add_argument("--checkpoint", required=True, help="a directory")
     parser.add_argument("--texts", type=Path, required=True, help="a corpus file")
-    parser.add_argument("--requests", type=int, default=256, help="for each number of clients")
+    cli.count(parser, "--requests", 256, "for each number of clients")
     options = parser.parse_args()
     forms = itertools.cycle(row["input"]["form"] for row in utils.iter_corpus(options.texts))
     command = [sys.executable, str(ROOT / "predict.py"), options.checkpoint, "--serve", str(PORT)]

@@ -8,7 +8,6 @@ first lines of a corpus file, `load(...)` and `pipeline("text-classification", b
 the same type. Medians, and the ratio to the plain side; times are this machine's.
 """
 
-import argparse
 import itertools
 import statistics
 import subprocess
@@ -26,7 +25,7 @@ import transformers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import utils
-from emotion import scoring
+from emotion import cli, scoring
 from predict import load
 
 SENTENCE = "오늘 공연 너무 좋았다"
@@ -110,12 +109,11 @@ def many(checkpoint: Path, texts: list[str], precision: str) -> dict[str, float]
 
 def main() -> None:
     """Print a row for each measurement."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser = cli.ArgumentParser("predict_speed.py", __doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="best/ of a run")
     parser.add_argument("--texts", type=Path, required=True, help="a corpus file")
-    parser.add_argument("--runs", type=int, default=5, help="of each side, for one sentence")
-    parser.add_argument("--lines", type=int, default=5000)
+    cli.count(parser, "--runs", 5, "of each side, for one sentence")
+    cli.count(parser, "--lines", 5000, "of the file, over and over")
     options = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     rows: list[tuple[str, float, float]] = []

@@ -7,7 +7,6 @@ evaluates, saves, and predicts with the checkpoint. Prints seconds a step and pe
 the same run takes on a GPU by counting what it must hold.
 """
 
-import argparse
 import json
 import re
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import utils
+from emotion import cli
 
 BATCH = 24
 
@@ -58,11 +58,10 @@ def run(script, *arguments):
 
 
 def main():
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser = cli.ArgumentParser("roberta_large.py", __doc__)
     scripts = ("bert_plain.py", "bert_GRU.py")
     parser.add_argument("--script", choices=scripts, default="bert_plain.py")
-    parser.add_argument("--steps", type=int, default=4)
+    cli.count(parser, "--steps", 4, "of training")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         model, out, again = (Path(scratch, name) for name in ("roberta-large", "out", "again"))

@@ -16,7 +16,6 @@ and taken up by the printed command: scores as those of two undisturbed processe
 bert_plain.py predicts files of --lines lines, and the peak memory is shown.
 """
 
-import argparse
 import functools
 import itertools
 import json
@@ -35,7 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from small_runs import ENDS_WITH
 
 import utils
-from emotion import systems
+from emotion import cli, systems
 
 TO_PREDICT = ("--dev-file", "dev.jsonl", "--test-file", "test.jsonl")
 TRAINING = ("--train-file", "train.jsonl", *TO_PREDICT, "--epochs", "3")
@@ -238,19 +237,12 @@ def show_memory(directory, lines):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kills", type=int, default=7, help="of each script")
-    parser.add_argument("--interrupts", type=int, default=3, help="of each script")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--lines",
-        type=int,
-        nargs="*",
-        default=[20_000, 200_000],
-        help="of the files whose memory is shown",
-    )
+    parser = cli.ArgumentParser("survival.py", __doc__)
+    cli.count(parser, "--kills", 7, "of each script", low=0)
+    cli.count(parser, "--interrupts", 3, "of each script", low=0)
+    cli.count(parser, "--seed", 0, "of the moments", low=0)
+    lines, told = [20_000, 200_000], "of the files whose memory is shown"
+    parser.add_argument("--lines", type=int, nargs="*", default=lines, help=told)
     parser.add_argument("--script", choices=SCRIPTS, nargs="+", default=list(SCRIPTS))
     options = parser.parse_args()
     for number in INTERRUPTS:  # a shell's background jobs are started to ignore some
