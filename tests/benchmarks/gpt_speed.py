@@ -10,20 +10,20 @@ checkout always does, if it is old); and inference as it comes, its time as a wh
 that of a single line. Times are this machine's; read the ratio.
 """
 
-import argparse
-import os
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+import speed
 import torch
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
-ROOT = Path(__file__).resolve().parents[2]
+from emotion import cli
+
 AGAIN = """
 import sys
 import gpt_train
@@ -45,28 +45,11 @@ def build(directory: Path) -> None:
     AutoTokenizer.from_pretrained(sample).save_pretrained(directory)
 
 
-def run(where: Path, program: list[object], *arguments: object) -> float:
-    """Run a program of a checkout; returns its seconds as a whole process."""
-    command = [sys.executable, *map(str, [*program, *arguments])]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(where)}
-    began = time.perf_counter()
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    return time.perf_counter() - began
-
-
-def train(where: Path, program: list[object], model: Path, lines: Path, output: Path) -> float:
-    """Lines a second of one epoch, evaluation left out."""
-    flags = ["--model", model, "--train-file", lines, "--dev-file", lines.with_name("one.jsonl")]
-    run(where, program, *flags, "--epochs", 1, "--output-dir", output)
-    log = (output / "train.log").read_text(encoding="utf-8")
-    return float(re.search(r"^epoch 1/1: .*?([0-9.]+) lines/s", log, re.MULTILINE)[1])
-
-
 def predict(where: Path, best: Path, lines: Path, output: Path) -> float:
     """Lines a second of inference, loading left out."""
     script = [where / "gpt_inference.py", "--model-ckpt-path", best]
     seconds = [
-        run(where, script, "--test-file", file, "--output-dir", f"{output}-{file.stem}")
+        speed.run(where, script, "--test-file", file, "--output-dir", f"{output}-{file.stem}")
         for file in (lines.with_name("one.jsonl"), lines)
     ]
     return (len(lines.read_text(encoding="utf-8").splitlines()) - 1) / (seconds[1] - seconds[0])
@@ -74,12 +57,8 @@ def predict(where: Path, best: Path, lines: Path, output: Path) -> float:
 
 def main() -> None:
     """Print a row for each measurement, from medians."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    parser.add_argument("--before", type=Path, required=True, help="another checkout")
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--lines", type=int, default=500)
-    parser.add_argument("--runs", type=int, default=3, help="of each side")
+    parser = speed.argument_parser("gpt_speed.py", __doc__)
+    cli.count(parser, "--lines", 500, "of dev.jsonl")
     options = parser.parse_args()
     before = options.before.resolve()
     found: dict[str, list[float]] = {}
@@ -89,7 +68,9 @@ def main() -> None:
         build(model)
         rows = (options.corpus / "dev.jsonl").read_text(encoding="utf-8").splitlines(True)
         lines.write_text("".join(rows[: options.lines]), encoding="utf-8")
-        lines.with_name("one.jsonl").write_text(rows[0], encoding="utf-8")
+        one = lines.with_name("one.jsonl")
+        one.write_text(rows[0], encoding="utf-8")
+        flags = ["--model", model, "--train-file", lines, "--dev-file", one]
         for number in range(options.runs):
             for side, where, program in (
                 ("training, before", before, [before / "gpt_train.py"]),
@@ -97,25 +78,19 @@ def main() -> None:
                 ("training, as it comes", ROOT, [ROOT / "gpt_train.py"]),
             ):
                 output = scratch / f"{side}-{number}"
-                found.setdefault(side, []).append(train(where, program, model, lines, output))
+                found.setdefault(side, []).append(speed.train(where, program, output, *flags))
             for side, where, trained in (
                 ("inference, before", before, "training, before"),
                 ("inference, as it comes", ROOT, "training, as it comes"),
             ):
-                best, output = (
-                    scratch / f"{trained}-{number}" / "best",
-                    scratch / f"{side}-{number}",
-                )
+                best, output = scratch / f"{trained}-{number}/best", scratch / f"{side}-{number}"
                 found.setdefault(side, []).append(predict(where, best, lines, output))
             print({side: round(speeds[-1], 1) for side, speeds in found.items()}, flush=True)
     print(f"\n{'':<40}{'lines/s':>10}{'ratio':>8}")
-    for side, speeds in found.items():
-        base = found[f"{side.partition(',')[0]}, before"]
-        speed, ratio = (
-            statistics.median(speeds),
-            statistics.median(speeds) / statistics.median(base),
-        )
-        print(f"{side:<40}{speed:>10.1f}{ratio:>8.2f}")
+    medians = {side: statistics.median(speeds) for side, speeds in found.items()}
+    for side, median in medians.items():
+        ratio = median / medians[f"{side.partition(',')[0]}, before"]
+        print(f"{side:<40}{median:>10.1f}{ratio:>8.2f}")
 
 
 if __name__ == "__main__":

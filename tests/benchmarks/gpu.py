@@ -11,7 +11,6 @@ import functools
 import itertools
 import json
 import platform
-import re
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ process.quiet_libraries()  # before the libraries are imported
 import gpt_memory
 import numpy as np
 import roberta_large
+import speed
 import torch
 
 import utils
@@ -96,8 +96,6 @@ def bert(script: str, scratch: Path, tiny: bool) -> dict[str, float]:
     files = ["--train-file", train, "--dev-file", dev, "--model", model]
     if run(script, *files, "--epochs", 1, "--output-dir", output):
         raise RuntimeError(f"{script} failed; see {output / 'train.log'}")
-    log = (output / "train.log").read_text(encoding="utf-8")
-    speed = re.search(r"^epoch 1/1: .*?([0-9.]+) lines/s", log, re.MULTILINE)
     score, _ = inputs.load_scorer(output / "best", "auto", 48)
     rows = utils.read_corpus(train)
     score(rows[:96], lambda lines: None)
@@ -105,7 +103,7 @@ def bert(script: str, scratch: Path, tiny: bool) -> dict[str, float]:
     score(rows, lambda lines: None)
     record = json.loads((output / "run.json").read_text(encoding="utf-8"))
     return {
-        f"{script}: training": float(speed[1]) if speed else float("nan"),
+        f"{script}: training": float(speed.epoch(output)[1]),
         f"{script}: evaluation": len(rows) / (time.perf_counter() - began),
         f"{script}: peak GiB": on_device(record["peak_memory_gib"]),
     }
@@ -170,9 +168,9 @@ def gpt(tiny: bool) -> dict[str, float]:
         batch = answer_model.score(model, suffixes, lambda lines: None, LINES)
         began = time.perf_counter()
         answer_model.score(model, suffixes, lambda lines: None)
-        speed = len(suffixes) / (time.perf_counter() - began)
+        rate = len(suffixes) / (time.perf_counter() - began)
         alone = answer_model.score(model, suffixes[:LINES], lambda lines: None, 1)
-        found[f"gpt: inference, {precision}"] = speed
+        found[f"gpt: inference, {precision}"] = rate
         off = float(np.abs(batch[:LINES] - alone).max())
         found[f"gpt: batch of {LINES} against one, {precision}"] = off
     return found

@@ -8,13 +8,14 @@ the same run takes on a GPU by counting what it must hold.
 """
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import speed
 
 import utils
 from emotion import cli
@@ -76,11 +77,10 @@ def main():
         run(args.script, *where, "--dev-file", dev)
         same = (again / "dev.scores.jsonl").read_text() == (out / "dev.scores.jsonl").read_text()
         report = json.loads((out / "run.json").read_text())
-        log = (out / "train.log").read_text().splitlines()
-        speed = next(line for line in log if line.startswith("epoch 1/1"))
+        epoch = speed.epoch(out)
     size, steps = f"an encoder of {parameters / 1e6:.0f} M", f"{args.steps} steps of {BATCH} lines"
     print(f"{args.script} on {report['device']}: {size}, {steps}")
-    print(f"{BATCH / float(re.search(r'([0-9.]+) lines/s', speed)[1]):.1f} s a step; {speed}")
+    print(f"{BATCH / float(epoch[1]):.1f} s a step; {epoch[0]}")
     print(f"peak memory {report['peak_memory_gib']} GiB; the checkpoint predicts the same: {same}")
     held = 16 * parameters / 2**30
     print(f"weights, gradients and AdamW's two moments in float32: {held:.1f} GiB")

@@ -8,7 +8,6 @@ its time by the run's own log, and prediction of 8,000 unlabelled lines (those o
 and over), its time as a whole process. Times are this machine's; read the ratio.
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -21,16 +20,41 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from emotion import cli
+
 TO_PREDICT = 8000
 
 
-def run(where: Path, script: str, *arguments: object) -> float:
-    """Run a script of a checkout; returns its seconds as a whole process."""
-    command = [sys.executable, str(where / script), *map(str, arguments)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+def argument_parser(script: str, description: str | None) -> cli.ArgumentParser:
+    """The command line that this and gpt_speed.py share."""
+    parser = cli.ArgumentParser(script, description)
+    parser.add_argument("--before", type=Path, required=True, help="another checkout")
+    parser.add_argument("--corpus", type=Path, required=True)
+    cli.count(parser, "--runs", 3, "of each side")
+    return parser
+
+
+def run(where: Path, program: list[object], *arguments: object) -> float:
+    """Run a program of a checkout; returns its seconds as a whole process."""
+    command = [sys.executable, *map(str, [*program, *arguments])]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(where)}
     began = time.perf_counter()
     subprocess.run(command, env=environment, check=True, capture_output=True)
     return time.perf_counter() - began
+
+
+def epoch(output: Path) -> re.Match[str]:
+    """What the log of a run says of its one epoch; first group: lines a second."""
+    log = (output / "train.log").read_text(encoding="utf-8")
+    return re.search(r"^epoch 1/1: .*?([0-9.]+) lines/s.*$", log, re.MULTILINE)
+
+
+def train(where: Path, program: list[object], output: Path, *flags: object) -> float:
+    """Lines a second of one epoch, evaluation left out."""
+    run(where, program, *flags, "--epochs", 1, "--output-dir", output)
+    return float(epoch(output)[1])
 
 
 def write_lines(source: Path, target: Path) -> None:
@@ -42,24 +66,13 @@ def write_lines(source: Path, target: Path) -> None:
             print(json.dumps(row, ensure_ascii=False), file=file)
 
 
-def train(where: Path, options: argparse.Namespace, output: Path) -> float:
-    """Lines a second of one epoch, evaluation left out."""
-    files = [f"--{split}-file={options.corpus / split}.jsonl" for split in ("train", "dev")]
-    flags = ["--model", options.model, *files, "--epochs", 1, "--lr", "1e-4", "--head-lr", "1e-2"]
-    run(where, "bert_plain.py", *flags, "--pooling", "mean", "--output-dir", output)
-    log = (output / "train.log").read_text(encoding="utf-8")
-    return float(re.search(r"^epoch 1/1: .*?([0-9.]+) lines/s", log, re.MULTILINE)[1])
-
-
 def main() -> None:
     """Print a row for each side and the ratio, from medians."""
-    as_written = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
-    parser.add_argument("--before", type=Path, required=True, help="another checkout")
+    parser = argument_parser("speed.py", __doc__)
     parser.add_argument("--model", required=True, help="a from_pretrained directory")
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--runs", type=int, default=3, help="of each side")
     options = parser.parse_args()
+    trained = [f"--{split}-file={options.corpus / split}.jsonl" for split in ("train", "dev")]
+    trained += ["--model", options.model, "--lr", "1e-4", "--head-lr", "1e-2", "--pooling", "mean"]
     sides = {"before": options.before.resolve(), "now": ROOT}
     training: dict[str, list[float]] = {side: [] for side in sides}
     predicting: dict[str, list[float]] = {side: [] for side in sides}
@@ -67,11 +80,11 @@ def main() -> None:
         to_predict = Path(scratch, "lines.jsonl")
         write_lines(options.corpus / "train.jsonl", to_predict)
         for number, (side, where) in itertools.product(range(options.runs), sides.items()):
-            output = Path(scratch, f"{side}-{number}")
-            training[side].append(train(where, options, output))
+            output, program = Path(scratch, f"{side}-{number}"), [where / "bert_plain.py"]
+            training[side].append(train(where, program, output, *trained))
             flags = ["--model-ckpt-path", output / "best", "--test-file", to_predict]
             flags += ["--output-dir", Path(scratch, f"{side}-{number}-predicted")]
-            predicting[side].append(TO_PREDICT / run(where, "bert_plain.py", *flags))
+            predicting[side].append(TO_PREDICT / run(where, program, *flags))
             print(f"{side}: {training[side][-1]:.1f}, {predicting[side][-1]:.1f}", flush=True)
     print(f"\n{'':<40}{'before':>10}{'now':>10}{'ratio':>8}")
     for what, speeds in (("training, lines/s", training), ("8,000 lines predicted", predicting)):
