@@ -50,20 +50,17 @@ from emotion.run import Run
 SHAPES = ("1x128", "16x96", "16x160")
 
 
-def config(layers=40, hidden=5120):
+def config(layers=40, hidden=5120, head=128, vocabulary=30_080):
     """That of polyglot-ko-12.8b, or of a smaller one."""
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
     return GPTNeoXConfig(
-        vocab_size=30_080,
+        vocab_size=vocabulary,
         hidden_size=hidden,
         num_hidden_layers=layers,
-        num_attention_heads=hidden // 128,
+        num_attention_heads=hidden // head,
         intermediate_size=4 * hidden,
         max_position_embeddings=2048,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 0.5,
-        },
+        rope_parameters=rotary,
         use_parallel_residual=True,
         tie_word_embeddings=False,
     )

@@ -18,9 +18,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
+import gpt_memory
 import speed
 import torch
-from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
 from emotion import cli
 
@@ -37,10 +38,8 @@ gpt_train.main(sys.argv[1:])
 def build(directory: Path) -> None:
     """A model with random weights, and the tokenizer of the sample's."""
     torch.manual_seed(0)
-    rotary = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
-    size = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8}
-    size |= {"intermediate_size": 2048, "vocab_size": 7680}
-    GPTNeoXForCausalLM(GPTNeoXConfig(rope_parameters=rotary, **size)).save_pretrained(directory)
+    size = gpt_memory.config(8, 512, head=64, vocabulary=7680)
+    GPTNeoXForCausalLM(size).save_pretrained(directory)
     sample = ROOT / "data" / "sample" / "gpt-neox-tiny"
     AutoTokenizer.from_pretrained(sample).save_pretrained(directory)
 
