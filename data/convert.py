@@ -302,8 +302,8 @@ def convert_table(args: argparse.Namespace) -> list[utils.Row]:
     """
     columns, table = tables.read_table(args.source)
     for name in (args.text, args.target, *args.labels):
-        if name is not None and name not in columns:
-            told = f"has no column {name!r}; it has {', '.join(columns)}"
+        if name is not None and name not in map(tables.column, columns):
+            told = f"has no column {name!r}; it has {', '.join(columns)}; give one of these"
             raise utils.InputError(f"{args.source}: {told}")
     if args.separator and len(args.labels) > 1:
         raise utils.InputError("--separator goes with one column of --labels; name that alone")

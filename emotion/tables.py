@@ -40,8 +40,8 @@ def column(name: str) -> str:
 def read_table(
     path: Path, delimiter: str | None = None
 ) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
-    """The columns of a table, and its rows, each behind the number of its last line. Names of
-    columns are in NFC, whatever system wrote them.
+    """The columns of a table, as they are written, and its rows, by names of columns in NFC, each
+    behind the number of its last line.
 
     Args:
         delimiter: None: a tab where the name of the file ends in .tsv, else a comma.
@@ -55,8 +55,9 @@ def read_table(
     delimiter = delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
     text = read_text(path)
     records = read_records(path, text, delimiter)
-    columns = list(map(column, next(records, (0, []))[1]))
-    if not any(map(str.strip, columns)) or len(set(columns)) < len(columns):
+    columns = next(records, (0, []))[1]
+    names = list(map(column, columns))
+    if not any(map(str.strip, columns)) or len(set(names)) < len(names):
         mend = "name each column, in the first line"
         raise utils.InputError(f"{path}: has no header, or a column twice; {mend}")
     is_empty, blank = True, []
@@ -75,7 +76,7 @@ def read_table(
         told = "warning: %s: blank lines (%d): line %d first: they are left out"
         utils.log.warning(told, path, len(blank), blank[0])
     again = itertools.islice(read_records(path, text, delimiter), 1, None)
-    return columns, ((n, dict(zip(columns, each, strict=True))) for n, each in again if each)
+    return columns, ((n, dict(zip(names, each, strict=True))) for n, each in again if each)
 
 
 def read_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -120,10 +120,11 @@ def open_table(path: Path, form: str, args: argparse.Namespace) -> Source:
         utils.InputError: it cannot be read, or has no such columns.
     """
     columns, rows = tables.read_table(path, DELIMITERS[form])
-    known = [name for name in TEXT_COLUMNS if name in columns]
+    names = list(map(tables.column, columns))
+    known = [name for name in TEXT_COLUMNS if name in names]
     column = args.text_column or next(iter(known), None)
     for flag, name in (("--text-column", column), ("--target-column", args.target_column)):
-        if name not in columns and (name or flag == "--text-column"):
+        if name not in names and (name or flag == "--text-column"):
             told = f"has no column {name or ' or '.join(TEXT_COLUMNS)!r}; its columns are"
             mend = f"give {flag}, if the first line names columns, parted by {DELIMITERS[form]!r}"
             raise utils.InputError(f"{path}: {told} {', '.join(map(repr, columns))}; {mend}")
@@ -174,7 +175,8 @@ def open_sink(
             nonlocal begun
             labels = list(results[0]["scores"])
             if is_table and not begun:
-                table.writerow([*source.columns, *new_columns(labels, source.columns)])
+                names = list(map(tables.column, source.columns))
+                table.writerow([*source.columns, *new_columns(labels, names)])
             begun = True
             for row, result in zip(window.rows, results, strict=True):
                 scores = result["scores"]
