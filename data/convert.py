@@ -366,7 +366,9 @@ def write_file(rows: list[utils.Row], path: Path) -> None:
     except utils.InputError as error:
         path.unlink()
         raise utils.InputError(f"what came of the table is no corpus: {error}") from None
-    process.tell(f"{path}: {len(rows)} lines, of the labels {', '.join(rows[0]['output'])}")
+    none = sum("True" not in row["output"].values() for row in rows)
+    told = f"{path}: {len(rows)} lines, of the labels {', '.join(rows[0]['output'])}"
+    process.tell(told + f"; {none} of them without any" * bool(none))
 
 
 def write(splits: data.Rows, out: Path) -> None:

@@ -191,7 +191,7 @@ def test_a_table_becomes_a_corpus(tmp_path, encoding, ending):
     outcome = call("convert.py", "table", table, out, *flags)
     assert outcome.returncode == 0, outcome.stderr
     assert ("read as cp949" in outcome.stderr) == (encoding == "cp949")
-    assert "2 lines, of the labels 기쁨, 화남" in outcome.stdout
+    assert outcome.stdout.endswith(": 2 lines, of the labels 기쁨, 화남\n")
     one, two = utils.read_corpus(out, labelled=True)
     assert one["input"]["form"] == '오늘, 급식 "최고"'
     assert one["input"]["target"] == {"form": "급식", "begin": 4, "end": 6}
@@ -243,6 +243,8 @@ def test_labels_that_look_alike_are_one_and_a_list_is_read_as_one(tmp_path):
     flags = "--text", "글", "--labels", column, "--separator", ","  # as copied from the table
     outcome = call("convert.py", "table", table, out, *flags)
     assert outcome.returncode == 0 and outcome.stderr == ""
+    told = f"{out}: 4 lines, of the labels 기쁨, 화남; 1 of them without any\n"
+    assert outcome.stdout == told  # a cell that was left blank is not to be missed
     rows = utils.read_corpus(out, labelled=True)
     assert utils.labels_of(rows) == ("기쁨", "화남")
     found = utils.encode_labels(rows, ("기쁨", "화남")).tolist()
