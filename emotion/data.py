@@ -180,11 +180,9 @@ def warn_of_repeats(corpora: Rows) -> None:
                 split,
             )
     for split, rows in corpora.items():
-        again = len(rows) - len({str(row.get("id", number)) for number, row in enumerate(rows)})
-        if again:
-            told = (
-                "warning: %d lines of %s have the id of another; averages and folds need one each"
-            )
+        ids = {str(row.get("id") or (number,)) for number, row in enumerate(rows)}
+        if again := len(rows) - len(ids):
+            told = "warning: %d lines of %s have another's id; averages and folds need unique ones"
             utils.log.warning(told, again, split)
 
 
