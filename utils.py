@@ -78,6 +78,7 @@ def iter_corpus(
         raise InputError(f"{path}: is empty; put one JSON object on each line")
     if odd and warn:
         told = ", ".join(f"{kind} ({count})" for kind, count in odd.items())
+        told += ' (write {"target": {"form": TEXT}})' * any("no text" in kind for kind in odd)
         log.warning("warning: %s: line %d first: %s; all lines are used", path, first_odd, told)
 
 
@@ -124,7 +125,7 @@ def _oddities(row: Any, refuse: Callable) -> list[str]:
     id = row.get("id")
     is_span = type(begin) is type(end) is int and str(form)[max(begin, 0) : max(end, 0)] == named
     found = {
-        'targets that are no text, read as none: write {"form": TEXT}': not is_text,
+        "targets that are no text, read as none": not is_text,
         "blank targets, read as none": named and not named.strip(),
         "begin and end that do not fit the text": not is_span
         and (bool(named) or (begin, end) != (None, None)),

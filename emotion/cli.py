@@ -168,9 +168,9 @@ def parse_arguments(
     args = parser.parse_args(argv)
     values = vars(args).pop("sample_defaults", {})
     if getattr(args, "sample", False):
-        splits = data.SPLITS[: 2 if getattr(args, "train_file", None) else 3]  # test is of its own
-        files = {f"{split}_file": utils.SAMPLE / f"{split}.jsonl" for split in splits}
-        parser.set_defaults(**values, **{k: file for k, file in files.items() if k in args})
+        files = {f"{split}_file": utils.SAMPLE / f"{split}.jsonl" for split in data.SPLITS}
+        parser.set_defaults(**{name: file for name, file in files.items() if name in args})
+        parser.set_defaults(**values)
         args = parser.parse_args(argv)
         del args.sample_defaults
     return args

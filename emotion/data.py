@@ -164,9 +164,7 @@ def sentences(rows: Sequence[utils.Row]) -> np.ndarray:
 
 
 def warn_of_repeats(corpora: Rows) -> None:
-    """Warn where lines of train stand in dev or test too, by normalised text and target, and where
-    an id stands twice.
-    """
+    """Warn where lines of train stand in dev or test too, by normalised text and target."""
     trained_on = set(map(utils.text_and_target, corpora["train"]))
     for split in [each for each in corpora if each != "train"]:
         repeated = sum(utils.text_and_target(row) in trained_on for row in corpora[split])
@@ -179,11 +177,6 @@ def warn_of_repeats(corpora: Rows) -> None:
                 share,
                 split,
             )
-    for split, rows in corpora.items():
-        ids = {str(row.get("id") or (number,)) for number, row in enumerate(rows)}
-        if again := len(rows) - len(ids):
-            told = "warning: %d lines of %s have another's id; averages and folds need unique ones"
-            utils.log.warning(told, again, split)
 
 
 def warn_of_unseen(split: str, labels: Sequence[str], unseen: np.ndarray) -> None:

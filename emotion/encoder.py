@@ -1,7 +1,6 @@
 """An encoder under a head, and its tokenizer: loading."""
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,20 +113,17 @@ def head_in_float32(model: Any) -> Any:
     if not isinstance(model, EncoderClassifier) and model.base_model is not model:
         for child in model.children():
             if child is not model.base_model:
-                child.forward = functools.partial(in_float32, model, child.forward)
+                kind = type(child)
+                child.__class__ = type(kind.__name__, (InFloat32, kind), {})
     return model
 
 
-def in_float32(model: Any, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What the `forward` of a part of a model makes of hidden states, outside autocast."""
+class InFloat32(nn.Module):
+    """Before the class of a part of a model: it computes in float32, inside autocast too."""
 
-    def convert(value: Any) -> Any:
-        is_rounded = torch.is_tensor(value) and value.is_floating_point()
-        return value.float() if is_rounded else value
-
-    with torch.autocast(model.device.type, enabled=False):
-        named = {name: convert(value) for name, value in kwargs.items()}
-        return forward(*map(convert, args), **named)
+    def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.float(), *args, **kwargs)
 
 
 def outside(model: Any, prefix: str) -> set[str]:

@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -306,13 +305,6 @@ def test_under_sample_what_is_given_wins():
     plain = parse()
     assert (plain.model, plain.epochs, plain.lr) == ("klue/roberta-large", 5, 2e-5)
     assert plain.train_file is None and vars(plain).keys() == vars(sample).keys()
-
-
-def test_under_sample_own_lines_are_not_tested_on_those_of_the_sample():
-    for split, of_test in (("train", None), ("dev", utils.SAMPLE / "test.jsonl")):
-        parser = bert_plain.argument_parser("bert_plain", None)
-        args = cli.parse_arguments(parser, ["--sample", f"--{split}-file", "own.jsonl"])
-        assert vars(args)[f"{split}_file"] == Path("own.jsonl") and args.test_file == of_test
 
 
 def test_the_command_that_goes_on_has_its_launcher(monkeypatch):

@@ -207,7 +207,7 @@ def test_a_merged_classifier_says_how_it_is_asked(small, tmp_path):
     told = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "Texts were normalised in training" in told and "stands in it between `<<`" in told
     said = re.search(r"classify\((.+)\)  # without a target", told)[1]
-    assert tokenizer(eval(said, {"text": "글"}), add_special_tokens=False)["input_ids"] == asked
+    assert tokenizer(eval(said, {"text": "글"}))["input_ids"] == asked
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert config["normalise_text"] is True and config["target_marks"] == ["<<", ">>"]
 
