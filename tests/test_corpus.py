@@ -194,6 +194,12 @@ def test_every_form_of_an_unlabelled_line_can_be_predicted(tmp_path, output, war
         utils.read_corpus(path, labelled=True)
 
 
+def test_who_writes_a_target_as_a_string_is_told_how_it_is_written(tmp_path, warnings):
+    utils.read_corpus(write_lines(tmp_path / "corpus.jsonl", with_input(target="급식")))
+    [warning] = warnings()
+    assert 'read as none (1) (write {"target": {"form": TEXT}}); all lines are used' in warning
+
+
 def test_labels_on_some_lines_alone_are_told_of_and_not_used(tmp_path, warnings):
     rows = [make_row("p", labels=None) | {"output": output} for output in UNLABELLED[1:]]
     for mixed in ([*rows, GOOD], [GOOD, *rows]):
