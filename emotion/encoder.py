@@ -122,6 +122,7 @@ class InFloat32(nn.Module):
     """Before the class of a part of a model: it computes in float32, inside autocast too."""
 
     def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What it makes of hidden states [batch, ..., features] of any precision."""
         with torch.autocast(hidden.device.type, enabled=False):
             return super().forward(hidden.float(), *args, **kwargs)
 
