@@ -36,7 +36,7 @@ def argument_parser(script: str, description: str | None) -> cli.ArgumentParser:
     cli.count(training, "--train-batch-size", 24, "lines of a step, in each process")
     cli.count(training, "--val-batch-size", 48, "lines scored at once")
     decay = cli.number(float, 0)
-    told = "of weights that are no vectors; default: %(default)s"
+    told = "not on biases and layer norms; default: %(default)s"
     training.add_argument("--weight-decay", metavar="W", type=decay, default=0.01, help=told)
     told = "an average of the runs of all folds, whose scores of train are learnt as much as the "
     told += "labels"

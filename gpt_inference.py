@@ -1,7 +1,7 @@
 """Tell which emotion a Korean sentence shows with a model fine-tuned by gpt_train.py.
 
 The presence of each is decided from the probability that the model goes on from the prompt to its
-answer.
+answer, or with --objective head in training from that of the trained head.
 
     python gpt_inference.py --model-ckpt-path outputs/gpt_train/best
                                      predict the dev file, and the test file if there is one

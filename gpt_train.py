@@ -38,7 +38,7 @@ def argument_parser() -> cli.ArgumentParser:
     told = "JSON, from labels to answers; default: the eight emotions' own, else the labels"
     training.add_argument("--answers", metavar="FILE", type=Path, help=told)
     cli.count(training, "--batch-size", 16, "lines of a step, in each process")
-    told = "lines scored at once; default: as many as fill 4,096 tokens, or the memory"
+    told = "lines scored at once; default: as many as fill 4,096 tokens, fewer if memory is short"
     cli.count(training, "--val-batch-size", None, told)
     told = "tokens of a prompt with its answer; a longer text is cut"
     cli.count(training, "--max-length", 512, told, low=16)
@@ -48,7 +48,7 @@ def argument_parser() -> cli.ArgumentParser:
     told = "best/ of a run to go on with: its rank, alpha, dropout and layers are taken"
     adapter.add_argument("--adapter", metavar="DIR", type=Path, help=told)
     cli.count(adapter, "--rank", 16, "of the adapter's matrices")
-    cli.count(adapter, "--alpha", 32, "what the adapter's output is scaled by, times the rank")
+    cli.count(adapter, "--alpha", 32, "the adapter's output is scaled by alpha / rank")
     share = cli.number(float, 0, 0.99)
     told = "of its input; default: %(default)s"
     adapter.add_argument("--dropout", metavar="P", type=share, default=0.05, help=told)

@@ -428,14 +428,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE")
     parser.add_argument("out", type=Path, metavar="OUT")
     of_table = parser.add_argument_group("of a table")
-    of_table.add_argument("--text", metavar="COLUMN", type=tables.column, help="of the sentences")
+    of_table.add_argument("--text", metavar="COLUMN", type=tables.column, help="the sentences")
     of_table.add_argument(
-        "--target", metavar="COLUMN", type=tables.column, help="of what each is about"
+        "--target", metavar="COLUMN", type=tables.column, help="what each is about"
     )
-    told = "of the labels, or with --separator of their names"
+    told = "one for each label, or with --separator one that names them"
     given: Any = {"metavar": "COLUMN", "type": tables.column, "nargs": "+", "action": "extend"}
     of_table.add_argument("--labels", **given, help=told)
-    of_table.add_argument("--separator", metavar="MARK", help="that parts the names of labels")
+    of_table.add_argument("--separator", metavar="MARK", help="between the labels of a cell")
     told = "a converted file (train.jsonl) whose labels to use; default: those found in this table"
     of_table.add_argument("--like", metavar="FILE", type=Path, help=told)
     cli.run_tool(parser, convert, argv)

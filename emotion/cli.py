@@ -127,8 +127,8 @@ def add_training_arguments(
     """
     told = f"default: {data.CORPUS_FILE.format('train')} beside the script"
     files.add_argument("--train-file", metavar="FILE", type=Path, help=told)
-    told = "what is not seen, blanks, repeated marks and letters, anonymised names; kept with the "
-    told += "checkpoint; off: texts are read as they are; default: %(default)s"
+    told = "tidy unseen characters, blanks, repeated marks and letters, anonymised names; kept "
+    told += "with the checkpoint; off: read texts as they are; default: %(default)s"
     files.add_argument("--normalise", choices=("on", "off"), default="on", help=told)
     told = "the target beside the sentence, or marked in it too, where begin and end say that it "
     told += "stands; kept with the checkpoint; default: %(default)s"
