@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from emotion import cli, data, ending, kinds, outputs, report, rules, statistics, systems
+from emotion import cli, data, ending, outputs, report, rules, statistics, systems
 from emotion.run import Run
 
 
@@ -65,6 +65,7 @@ def average(
         {"run": systems.checkpoint_of(path, run.directory), "weight": weight / len(each.runs)}
         for each, weight in zip(members, weights.tolist(), strict=True)
         for path in each.runs
+        if weight
     ]
     run.note(members=averaged)  # for predict.py
     scores = {
@@ -82,11 +83,9 @@ def average(
 
 def combine(args: argparse.Namespace, run: Run) -> None:
     """Average, comparison, report."""
-    files: systems.Files = {
-        split: getattr(args, f"{split}_file") for split in ("train", "dev", "test")
-    }
+    files: systems.Files = {split: getattr(args, f"{split}_file") for split in data.SPLITS}
     members, corpora, labels = systems.read_systems(args.runs, files)
-    is_out_of_fold = any(map(kinds.is_pooled, map(systems.read_record, args.runs)))
+    is_out_of_fold = files["train"] is not None  # is read where runs are of folds, and only there
     gold = {}
     for split, rows in corpora.items():
         parts = ("train", "dev") if is_out_of_fold and split == "dev" else (split,)

@@ -28,6 +28,7 @@ def argument_parser() -> cli.ArgumentParser:
     parser.add_argument("output", metavar="OUT", type=Path, help="a directory; none is overwritten")
     told = "a corpus file to compare on; default: dev of the run, or of the sample"
     parser.add_argument("--lines", metavar="FILE", type=Path, help=told)
+    cli.add_threshold(parser)
     adapter = parser.add_argument_group("adapters")
     told = "where the base is, if not where the checkpoint says"
     adapter.add_argument("--model", metavar="DIR", help=told)
@@ -61,14 +62,20 @@ def export(args: argparse.Namespace) -> None:
 
 def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> str:
     """Write an adapter and its base as one classifier; returns what to tell of it."""
-    found, base = checkpoint.check_adapter(path, "auto", args.model)
+    found, base = checkpoint.check_adapter(path, args.threshold, args.model)
     file = file_of_lines(path, args.lines)
     rows = utils.read_corpus(file)
+
+    from safetensors import SafetensorError
 
     from emotion import merge, scoring
 
     merged = merge.Merged(path, base, found)
-    merged.write(made, scoring.DTYPES[args.dtype])
+    try:
+        merged.write(made, scoring.DTYPES[args.dtype])
+    except SafetensorError as error:  # is no OSError, of a full disk too
+        told = f"cannot be written ({error}); make room, and start again"
+        raise utils.RunError(f"{args.output}: {told}") from error
     alike = merged.tokenized_alike(rows)
     told = f"{merged.kind.__name__} in {args.dtype}; README.md in it says how it is asked\n"
     told += f"{alike} of {len(rows)} lines give as one text the tokens they give in parts"
@@ -77,7 +84,7 @@ def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> str:
 
 def export_encoder(args: argparse.Namespace, path: Path, made: Path) -> str:
     """Write an encoder as ONNX, and compare; returns what to tell of it."""
-    found = checkpoint.check_encoder(path, ("Classification", "Classifier"), "auto")
+    found = checkpoint.check_encoder(path, ("Classification", "Classifier"), args.threshold)
     if not any(path.glob("*.safetensors")):  # else these are read
         told = "is ONNX already; give the checkpoint that it was made from"
         raise utils.InputError(f"{path}: {told}")
@@ -90,13 +97,17 @@ def export_encoder(args: argparse.Namespace, path: Path, made: Path) -> str:
 
     tokenizer, model = encoder.load(path)
     model.eval()
-    tokenizer.model_max_length = inputs.longest_input(tokenizer, model)  # weights told it till now
+    # ONNX has no position embeddings to look at
+    tokenizer.model_max_length = inputs.longest_input(tokenizer, model)
     reader = inputs.Inputs(model, tokenizer, "fp32")
     reader.tells_lengths = False
     batch = reader.batch(inputs.encode(rows[:2] * 2, tokenizer, model, True))
     for kind in onnx_model.KINDS:
         (made / kind).mkdir()
         onnx_model.copy_beside(path, made / kind)
+        if args.threshold != "auto":
+            rule = {"labels": found.labels} | found.rule._asdict()
+            outputs.write_json(made / kind / "decision.json", rule)
         tokenizer.save_pretrained(made / kind)
     few = {name: each[:, :4].cpu() for name, each in batch.items()}  # a GRU is traced by the token
     onnx_model.write(model, few, made)

@@ -94,15 +94,15 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     if not os.path.isfile(path):  # unlike the method, False for a name that no file can have
         kind = "is not a file" if os.path.exists(path) else "no such file"
         raise InputError(f"{path}: {kind}; give a .jsonl file")
-    blank: list[int] = []
+    last = 0  # with a text; blank ones behind it are told only where another follows
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if text:
-                    yield from ((each, "") for each in blank)
+                    yield from ((each, "") for each in range(last + 1, number))
                     yield number, text
-                blank = [] if text else [*blank, number]
+                    last = number
     except UnicodeDecodeError as error:
         what = f"line {number}: byte {error.start + 1} is not UTF-8"
         raise InputError(f"{path}: {what}; save the file as UTF-8") from None

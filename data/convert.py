@@ -274,7 +274,7 @@ def convert_splits(
 
 def convert_xed(source: Path) -> data.Rows:
     """Rows by split."""
-    by_sentence: data.Rows = {}
+    by_sentence: dict[str, list[utils.Row]] = {}
     columns, numbers = ("text", "labels"), range(1, 9)
     for number, fields in read_tsv(source / XED_FILE, columns, numbers, csv.QUOTE_NONE):
         text, present = fields["text"], fold(fields["labels"], XED_FOLDING)

@@ -46,8 +46,7 @@ class PrefixCache(DynamicCache):
         if not self.filled:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
         layer, rows = self.layers[layer_idx], len(key_states)
-        shared = (each.expand(rows, -1, -1, -1) for each in (layer.keys, layer.values))
-        keys, values = shared
+        keys, values = (each.expand(rows, -1, -1, -1) for each in (layer.keys, layer.values))
         return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
 

@@ -99,7 +99,7 @@ def write(
     files, arguments = run.record["data"], vars(run.args)
     base = None if os.path.exists(str(arguments["model"])) else arguments["model"]
     name = run.directory.resolve().name
-    trained = [
+    listed = [
         f"| {split} | {os.path.basename(file['file'])} | {file['lines']:,} | {file['sha256']} |"
         for split, file in files.items()
     ]
@@ -126,7 +126,7 @@ def write(
         rule=rule,
         resamples=RESAMPLES,
         scores="\n".join(scores),
-        files="\n".join(trained),
+        files="\n".join(listed),
         read=read,
         use=use,
     )

@@ -44,7 +44,7 @@ def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | f
     config = outputs.read_json(path / "config.json")
     try:
         architecture = str(config["architectures"][0])
-        if architecture.endswith(architectures):  # transformers leaves these two out of the file
+        if architecture.endswith(architectures):  # transformers does not write two default names
             config.setdefault("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
         named = config["id2label"]
         labels = [named[number] for number in sorted(named, key=int)]
@@ -196,16 +196,12 @@ def describe_model(name: str, flag: str = "--model ") -> str:
             return f"loading {name} from the cache of the hub, {size:,.0f} MiB of weights"
         info = HfApi().model_info(name, files_metadata=True, timeout=10)
     except (HFValidationError, RepositoryNotFoundError):
-        mend = "check the name"
-        told = f"{flag}{name}: neither a directory nor a model on the hub; {mend}"
-        raise utils.InputError(told) from None
+        told = "neither a directory nor a model on the hub; check the name"
+        raise utils.InputError(f"{flag}{name}: {told}") from None
     except Exception as error:
-        raise utils.InputError(
-            f"{flag}{name}: not on this machine, and the model hub cannot be reached "
-            f"({type(error).__name__}); give a local directory"
-            + f" with {flag}PATH, or try --sample"
-            * bool(flag)
-        ) from None
+        told = f"not on this machine, and the model hub cannot be reached ({type(error).__name__})"
+        mend = "give a local directory" + f" with {flag}PATH, or try --sample" * bool(flag)
+        raise utils.InputError(f"{flag}{name}: {told}; {mend}") from None
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     kinds = [{n: s for n, s in sizes.items() if n.endswith(kind)} for kind in WEIGHTS]
     size = sum((kinds[0] or kinds[1]).values())
@@ -216,14 +212,6 @@ def size_of(directory: Path) -> int:
     """Bytes of the weights in a directory."""
     kinds = [sum(f.stat().st_size for f in directory.glob(f"*{kind}")) for kind in WEIGHTS]
     return kinds[0] or kinds[1]
-
-
-def is_installed(package: str) -> bool:
-    """Whether a package, by the name that pip knows, is there."""
-    try:
-        return bool(importlib.metadata.version(package))
-    except importlib.metadata.PackageNotFoundError:
-        return False
 
 
 @contextlib.contextmanager
@@ -242,7 +230,8 @@ def loading(path: Path | str) -> Iterator[None]:
             raise utils.RunError(f"{told}; make room and start again") from error
         if any(name in str(error).lower() for name in NEEDED_BY_TOKENIZERS):
             told = "has no tokenizer (tokenizer.json), or one that cannot be read; put it there"
-            if not all(map(is_installed, NEEDED_BY_TOKENIZERS)):
+            installed = {each.name for each in importlib.metadata.distributions()}
+            if not installed.issuperset(NEEDED_BY_TOKENIZERS):
                 told = f"its tokenizer needs packages that are not installed; mend that: {INSTALL}"
             raise utils.InputError(f"{path}: {told}") from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

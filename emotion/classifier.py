@@ -36,6 +36,7 @@ def find(name: str | Path) -> Path:
         utils.InputError: there is none.
     """
     path = Path(name)
+    path = path.resolve() if path.name in ("", "..") else path  # what lies beside it is looked at
     if os.path.isdir(path):  # which no name is too long for
         if not (path / "run.json").is_file() or (path / "config.json").exists():
             return path

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from emotion import data, kinds, process, rules, run
+from emotion import data, kinds, outputs, process, rules, run
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRACKERS = ("none", "tensorboard", "wandb", "trackio")
@@ -93,18 +93,17 @@ def add_precision(group: Any) -> None:
     group.add_argument("--precision", choices=PRECISIONS, default="auto", help=told)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, script: str) -> Any:
-    """Declare what every script has: `--threshold`, `--output-dir`; return their group."""
+def add_run_arguments(parser: argparse.ArgumentParser, script: str) -> None:
+    """Declare what every run takes: `--threshold`, `--output-dir`."""
     group = parser.add_argument_group("decision rule and output")
     add_threshold(group)
     default = Path("outputs", script)
     told = "no run is overwritten; default: %(default)s"
     group.add_argument("--output-dir", metavar="DIR", type=Path, default=default, help=told)
-    return group
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, script: str) -> tuple[Any, Any]:
-    """Declare what the four scripts share; return the groups for data and model."""
+    """Declare what runs with a model share; return the groups for data and model."""
     files = parser.add_argument_group("data")
     for split, condition in (("dev", ""), ("test", ", if it exists")):
         told = f"default: {data.CORPUS_FILE.format(split)} beside the script{condition}"
@@ -241,7 +240,7 @@ def run_tool(
     """
     say_what_a_console_can()
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # as --output
+        sys.stdout.reconfigure(newline="", **outputs.AS_TEXT)  # as --output
     args, rest = parser.parse_known_intermixed_args(argv)  # TEXT may stand behind a flag
     if rest:  # or behind "--", which that does not know
         args = parser.parse_args(argv)

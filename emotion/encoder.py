@@ -93,17 +93,18 @@ def load_to_train(path: Path | str, labels: Sequence[str], head: str) -> tuple[A
         else:
             encoder = from_pretrained(AutoModel, path, config, whole=False)[0]
     if by_itself and is_checkpoint:
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+        given = {"dtype": torch.float32, "trust_remote_code": False}  # else the type of its file
+        model = AutoModelForSequenceClassification.from_config(config, **given)
         prefix = f"{model.base_model_prefix}."
         lost = model.base_model.load_state_dict(encoder.state_dict(), strict=False).missing_keys
         if reads_first_token(model, tokenizer):  # what is lost is a pooler
             lost = {f"{prefix}{each}" for each in lost}
-            return tokenizer, head_in_float32(model), outside(model, prefix) | lost
+            return tokenizer, head_in_float32(model), parameters_outside(model, prefix) | lost
     model = HEADS[head](config)
     if hasattr(encoder, "pooler"):
         encoder.pooler = nn.Identity()
     model.encoder = encoder
-    return tokenizer, model, outside(model, "encoder.")
+    return tokenizer, model, parameters_outside(model, "encoder.")
 
 
 def head_in_float32(model: Any) -> Any:
@@ -119,7 +120,7 @@ def head_in_float32(model: Any) -> Any:
 
 
 class InFloat32(nn.Module):
-    """Before the class of a part of a model: it computes in float32, inside autocast too."""
+    """Put before the class of a part of a model, lets that compute in float32, in autocast too."""
 
     def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """What it makes of hidden states [batch, ..., features] of any precision."""
@@ -127,7 +128,7 @@ class InFloat32(nn.Module):
             return super().forward(hidden.float(), *args, **kwargs)
 
 
-def outside(model: Any, prefix: str) -> set[str]:
+def parameters_outside(model: Any, prefix: str) -> set[str]:
     """The names of a model's parameters that do not begin with a prefix."""
     return {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
 
@@ -164,13 +165,13 @@ def from_pretrained(
     """
     settings = {"config": config, "dtype": torch.float32, "trust_remote_code": False}
     model, report = model_class.from_pretrained(path, output_loading_info=True, **settings)
-    if model_class is GRUClassifier and of_gru(report["unexpected_keys"]):
-        if of_gru(report["missing_keys"]):
+    if model_class is GRUClassifier and gru_names(report["unexpected_keys"]):
+        if gru_names(report["missing_keys"]):
             former, report = FormerGRUClassifier.from_pretrained(
                 path, output_loading_info=True, **settings
             )
             model.load_state_dict(former.state_dict())  # which gives weights their present names
-        if surplus := of_gru(report["unexpected_keys"]):
+        if surplus := gru_names(report["unexpected_keys"]):
             told = f"has weights that a GRU of two layers has not, as {surplus[0]}"
             raise utils.InputError(f"{path}: {told}; give another model")
     lacks = set(report["missing_keys"])
@@ -183,7 +184,7 @@ def from_pretrained(
     return model, lacks
 
 
-def of_gru(names: Iterable[str]) -> list[str]:
+def gru_names(names: Iterable[str]) -> list[str]:
     """Those of a GRU, in order."""
     return sorted(name for name in names if name.startswith("gru."))
 

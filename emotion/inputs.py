@@ -12,11 +12,11 @@ import utils
 from emotion import encoder, process, scoring, targets
 from emotion.modeling import GRUClassifier
 from emotion.onnx_model import OnnxClassifier
-from emotion.vocabulary import check_ids, warn_of_cut
+from emotion.vocabulary import check_token_ids, warn_of_cut
 
 Example = dict[str, list[int]]
 NO_LIMIT = 2**30  # tokens
-TOLERANCE = 1e-4  # of logits in float32, between a line alone and beside others; of the largest > 1
+TOLERANCE = 1e-4  # of logits in float32, a line alone or beside others; times the largest if > 1
 LENGTHS = 4  # short lines that are tried: some models read several characters as one
 
 
@@ -75,7 +75,7 @@ def encode(
     is_cut = [len(each["input_ids"]) >= limit for each in examples]
     warn_of_cut(is_cut, f"the {limit} tokens that the model reads")
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", NO_LIMIT)
-    check_ids((each["input_ids"] for each in examples), vocabulary)
+    check_token_ids((each["input_ids"] for each in examples), vocabulary)
     return examples
 
 
@@ -119,8 +119,8 @@ class Inputs:
         return scoring.autocast(self.device, self.precision)
 
     def check(self, model: Any, examples: Sequence[Example], reads_cls: bool) -> None:
-        """Try a model on short lines and a long one, in the same second; leaves no trace but
-        `leaves_some_out`: whether its logits come of a part of its parameters alone.
+        """Try a model on short lines and a long one; leaves no trace but `leaves_some_out`: whether
+        its logits come of a part of its parameters alone.
 
         Args:
             reads_cls: whether its head reads the first token.

@@ -1,4 +1,4 @@
-"""What tells runs apart: but for their seed, but for their fold."""
+"""What tells one run from another, with or without its seed and its fold."""
 
 import collections
 import itertools
@@ -13,7 +13,7 @@ import utils
 CHANGES_NO_WEIGHT = {  # what may differ on --resume
     *("output_dir", "resume", "train_file", "dev_file", "test_file", "soft_labels", "answers"),
     *("val_batch_size", "lines_at_once", "save_steps", "threshold", "report_to"),
-    *("precision", "corpus"),  # what the one comes to, and files of the other, are compared
+    *("precision", "corpus"),  # the one that "auto" came to, and files of the corpus, are compared
 }
 # What runs did that were begun before these flags were there
 BEFORE = {"target": "pair", "tune": "micro", "normalise": "on"}
@@ -119,10 +119,10 @@ def how_it_differs(run: dict[str, Any], other: dict[str, Any], fold: int) -> str
     if of_other["fold"] != fold:
         return ""
     names = {name for name in key | of_other if key.get(name) != of_other.get(name)}
-    return ", ".join(map(words, sorted(names - {"fold"})))
+    return ", ".join(map(name_for_people, sorted(names - {"fold"})))
 
 
-def words(name: str) -> str:
+def name_for_people(name: str) -> str:
     """What a person calls an argument, or what else is compared."""
     noted = {"processes": "the number of processes", "precision": "the precision that it came to"}
     return noted.get(name) or f"--{name.replace('_', '-')}"

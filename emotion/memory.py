@@ -148,7 +148,7 @@ def adapt(model: Any, lora: Any) -> Any:
     Raises:
         utils.InputError: it has no such layers, or peft does not know them.
     """
-    own = lora.base_model_name_or_path  # which peft writes; else it comes from --adapter
+    own = lora.base_model_name_or_path  # of --adapter's; else get_peft_model writes it
     try:
         with torch.device("meta"):
             return peft.get_peft_model(model, lora)
@@ -215,8 +215,7 @@ def count_kept_bytes(model: Any, dtype: torch.dtype) -> int:
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        is_attention = tensor.shape[-2:] == (PROBE, PROBE)  # fused kernels keep none
-        if not is_attention:
+        if tensor.shape[-2:] != (PROBE, PROBE):  # attention's, of which fused kernels keep none
             kept[id(tensor.untyped_storage())] = tensor.untyped_storage()
         return tensor
 

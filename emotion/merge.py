@@ -53,10 +53,10 @@ class Base:
         with loading(name):
             given = {"ignore_patterns": LEFT_ON_THE_HUB}
             path = Path(name) if Path(name).is_dir() else Path(snapshot_download(name, **given))
-        self.files: dict[str, Path] = {}
-        for file in sorted(path.glob("*.safetensors")):
-            with safe_open(file, "pt") as opened:
-                self.files |= dict.fromkeys(opened.keys(), file)
+            self.files: dict[str, Path] = {}
+            for file in sorted(path.glob("*.safetensors")):
+                with safe_open(file, "pt") as opened:
+                    self.files |= dict.fromkeys(opened.keys(), file)
         if not self.files:
             raise utils.InputError(f"{name}: has no weights in safetensors; give another --model")
 
@@ -179,7 +179,8 @@ class Merged:
     def score(self) -> tuple[torch.Tensor, list[float]]:
         """The head [labels, hidden], and what is to be added to its logits."""
         if self.settings["objective"] == "head":
-            head = load_file(self.path / HEAD_FILE)
+            with loading(self.path):
+                head = load_file(self.path / HEAD_FILE)
             return head["linear.weight"], head["linear.bias"].tolist()
         before, scale, _ = self.settings["head_function"]
         ids = [answer for [answer] in self.prompt.answer_ids]

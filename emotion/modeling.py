@@ -95,7 +95,7 @@ class LastTokenClassifier(PoolingClassifier):
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
 
-def name_layers(
+def rename_former_gru(
     module: nn.Module, weights: dict[str, torch.Tensor], prefix: str, *_: object
 ) -> None:
     """Give weights that are about to be loaded, of a FormerGRUClassifier, their present names."""
@@ -129,7 +129,7 @@ class GRUClassifier(EncoderClassifier):
             nn.Dropout(0.3),
             nn.Linear(2 * width, config.num_labels),
         )
-        self.register_load_state_dict_pre_hook(name_layers)  # for --resume, too
+        self.register_load_state_dict_pre_hook(rename_former_gru)  # for --resume, too
         self.post_init()
 
     def pool(

@@ -12,6 +12,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 import utils
+from emotion import process
 from emotion.checkpoint import INSTALL
 from emotion.modeling import GRUClassifier
 
@@ -38,8 +39,8 @@ class OnnxClassifier:
             given = str(path / FILE), options
             self.session = onnxruntime.InferenceSession(*given, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class of its own for each
-            reason = str(error).strip().partition("\n")[0]
-            raise utils.InputError(f"{path / FILE}: cannot be loaded: {reason}") from None
+            told = f"cannot be loaded: {process.cause(error)}"
+            raise utils.InputError(f"{path / FILE}: {told}") from None
         self.config, self.precision = config, "fp32"  # what is not int8
         self.device = torch.device("cpu")
 
@@ -161,16 +162,17 @@ def write(model: Any, inputs: dict[str, torch.Tensor], directory: Path) -> None:
             plain = Path(scratch, FILE)
             quant_pre_process(exact, plain, skip_symbolic_shape=True)
             quantize_dynamic(plain, small, weight_type=QuantType.QInt8, per_channel=True)
+    except OSError:  # as of a full disk
+        raise
     except Exception as error:  # each layer fails in its own way
-        reason = str(error).strip().partition("\n")[0]
-        told = f"{type(model).__name__} cannot be exported ({reason}); take another checkpoint"
-        raise utils.InputError(told) from error
+        told = f"{type(model).__name__} cannot be exported ({process.cause(error)})"
+        raise utils.InputError(f"{told}; take another checkpoint") from error
     finally:
         logging.disable(logging.NOTSET)
 
 
 def copy_beside(checkpoint: Path, directory: Path) -> None:
-    """Copy what a checkpoint has beside its weights, its code and the card that is about these."""
+    """Copy the files of a checkpoint but for its weights, its code and its card."""
     for file in checkpoint.iterdir():
         if file.is_file() and file.suffix not in (".safetensors", ".bin", ".py", ".md"):
             shutil.copy2(file, directory / file.name)

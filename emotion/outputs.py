@@ -37,7 +37,7 @@ def whole_file(path: Path) -> Iterator[IO[str]]:
     partial = part_of(path)
     try:
         # half of a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        with partial.open("w", newline="", **AS_TEXT) as file:
             yield file
         partial.replace(path)
     except BaseException as error:
@@ -223,10 +223,7 @@ def comparison_table(
     lines.append(f"{'':<{width}}{'micro-F1':<24}{'macro-F1':<24}{named}")
     for name, figures in shown.items():
         each = "".join(f"{figures['per_emotion'][label]['value']:>10.3f}" for label in labels)
-        micro, macro = (
-            statistics.show_interval(figures["micro_f1"]),
-            statistics.show_interval(figures["macro_f1"]),
-        )
+        micro, macro = (statistics.show_interval(figures[f"{m}_f1"]) for m in ("micro", "macro"))
         lines.append(f"{name:<{width}}{micro:<24}{macro:<24}{each}")
     lines += filter(None, [statistics.show_constant(gold, labels, constant_answer)])
     pairs = (kinds or comparison)["pairs"]

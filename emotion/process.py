@@ -47,12 +47,12 @@ def wants_cpu() -> bool:
 
 
 def local_process_count() -> int:
-    """How many of these are on this machine, each with a GPU of its own."""
+    """How many of the launched processes are on this machine, each with a GPU of its own."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Which of these this process is, from 0."""
+    """The number of this process among those launched, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 

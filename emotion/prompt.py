@@ -9,7 +9,7 @@ from torch import nn
 
 import utils
 from emotion import outputs, targets
-from emotion.vocabulary import check_ids, warn_of_cut
+from emotion.vocabulary import check_token_ids, warn_of_cut
 
 SHORTEST = 8  # tokens of a row
 Suffix = list[int]  # the token ids of a line after the shared beginning
@@ -99,7 +99,7 @@ class Prompt:
         """Token ids of each text; what looks like a special token is read as plain text."""
         settings = {"add_special_tokens": False, "split_special_tokens": True}
         found = self.tokenizer(list(texts), **settings)["input_ids"]
-        check_ids(found, self.vocabulary)
+        check_token_ids(found, self.vocabulary)
         return found
 
     def encode(self, rows: Sequence[utils.Row], predicts: bool = False) -> list[Suffix]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import utils
@@ -46,7 +45,7 @@ def make_strings(
     language: str,
     labels: Sequence[str],
     tokenizer: Any = None,
-    given: Mapping[str, str] = MappingProxyType({}),
+    given: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The words of a prompt: "prefix", "target", "response", and "answers", the last for none.
 
@@ -58,7 +57,7 @@ def make_strings(
             labels themselves.
     """
     words = PROMPTS[language]
-    known = words["answers"] | given
+    known = words["answers"] | (given or {})
     answers = [known.get(label, label) for label in labels]
     none = next((word for word in words["none"] if word not in answers), None)
     if none is None:

@@ -22,7 +22,7 @@ import numpy as np
 
 import utils
 from emotion import outputs, process, statistics
-from emotion.kinds import CHANGES_NO_WEIGHT, in_full, trains, words
+from emotion.kinds import CHANGES_NO_WEIGHT, in_full, name_for_people, trains
 from emotion.outputs import identify
 from emotion.rules import Rule
 
@@ -119,7 +119,7 @@ class Run:
         except FileExistsError:
             raise utils.InputError(self.in_use()) from None
         except (OSError, ValueError) as error:
-            if (self.resumes and isinstance(error, ValueError)) and record.exists():
+            if self.resumes and isinstance(error, ValueError) and record.exists():
                 told = f"{record}: is broken; start anew with another --output-dir"
                 raise utils.InputError(told) from None
             reason = getattr(error, "strerror", None) or error
@@ -163,7 +163,7 @@ class Run:
             raise utils.InputError(f"--resume: {told}; give another --output-dir")
         for name in sorted(now.keys() | was.keys()) if "arguments" in before else ():
             if now.get(name) != was.get(name) and name not in CHANGES_NO_WEIGHT:
-                change = f"{words(name)} was {was.get(name)}, and is {now.get(name)}"
+                change = f"{name_for_people(name)} was {was.get(name)}, and is {now.get(name)}"
                 mend = "give it as it was, or another --output-dir"
                 raise utils.InputError(f"--resume: {change}; {mend}")
         self.record = before
@@ -214,7 +214,7 @@ class Run:
                 told = "names a file, and the run noted none when it began; leave it out if it"
                 told += " was not given then, or start anew"
             if was != now and (split != "test" or (now if ended else was)):
-                flag = words(split) + "-file" * (split in ("train", "dev", "test"))
+                flag = name_for_people(split) + "-file" * (split in ("train", "dev", "test"))
                 raise utils.InputError(f"--resume: {flag} {told}")
         self.note(data=before | found if ended else found)
 

@@ -31,11 +31,11 @@ class System(NamedTuple):
     history: list[dict[str, float]]
 
 
-def read_record(directory: Path) -> dict[str, Any]:
-    """`run.json` of a finished run.
+def read_run(directory: Path) -> dict[str, Any]:
+    """`run.json` of a finished run, with "labels", and by split "ids", "scores" and "decisions".
 
     Raises:
-        utils.InputError: the directory holds none.
+        utils.InputError: the directory holds no finished run, or a file of it is broken.
     """
     run: dict[str, Any] = outputs.read_json(directory / "run.json") or {}
     parts = {"data": dict, "arguments": dict, "script": str}
@@ -46,16 +46,6 @@ def read_record(directory: Path) -> dict[str, Any]:
         trains = kinds.trains(run["arguments"])
         mend = "end it with --resume" if trains else "delete it, and make it anew"
         raise utils.InputError(f"{directory}: the run is not finished; {mend}")
-    return run
-
-
-def read_run(directory: Path) -> dict[str, Any]:
-    """`run.json` of a finished run, with "labels", and by split "ids", "scores" and "decisions".
-
-    Raises:
-        utils.InputError: the directory holds no finished run, or a file of it is broken.
-    """
-    run = read_record(directory)
     run |= {"ids": {}, "scores": {}, "decisions": {}}
     for split in ("dev", "test"):
         path = directory / f"{split}.scores.jsonl"

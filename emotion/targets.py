@@ -1,4 +1,4 @@
-"""The target marked in its sentence, where `begin` and `end` say that it stands."""
+"""Sentence and target of a row as models read them; the target marked where its place is known."""
 
 import argparse
 import re
@@ -29,7 +29,7 @@ def read(
         marks: what stands before and behind a target in its sentence; None: nothing.
     """
     pairs = [utils.text_and_target(mark(row) if marks else row, normalises) for row in rows]
-    texts = [put(marks, text, target or "") if marks else text for text, target in pairs]
+    texts = [put_marks(marks, text, target or "") if marks else text for text, target in pairs]
     named = as_text([target or "" for _, target in pairs], tokenizer)
     return list(zip(as_text(texts, tokenizer), (each or None for each in named), strict=True))
 
@@ -55,7 +55,7 @@ def tell_of_long(rows: Sequence[utils.Row], told: str, mend: str, predicts: bool
     utils.log.warning("warning: %s; a part is read of it%s", told, more)
 
 
-def put(marks: Sequence[str], text: str, target: str) -> str:
+def put_marks(marks: Sequence[str], text: str, target: str) -> str:
     """A text with the marks in the place of BEGIN and END; between them the target, where that is
     an anonymised name, and gone.
     """

@@ -81,7 +81,7 @@ class Training:
         self.steps = len(self.task.batches(0))  # of an epoch
         total = self.steps * self.epochs
         self.optimizer = torch.optim.AdamW(self.task.parameters, fused=True)
-        warm_up = min(math.ceil(total / 10), total - 1)  # a first step of it has a rate of 0
+        warm_up = min(math.ceil(total / 10), total - 1)  # its first step has a rate of 0
         self.schedule = get_linear_schedule_with_warmup(self.optimizer, warm_up, total)
         self.scales_loss = self.task.precision == "fp16"
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=self.scales_loss)
@@ -107,7 +107,8 @@ class Training:
                 lines_seen = self.progress.done - at_first
                 self.end_epoch(epoch + 1, lines_seen / (time.perf_counter() - began))
                 self.stop_if_told()
-        self.accelerator.free_memory()  # the optimiser is done with
+        self.optimizer.state.clear()  # which the schedule, kept for checkpoints, holds
+        self.accelerator.free_memory()
         return state.history
 
     def step(self, batch: scoring.Batch) -> None:
@@ -154,7 +155,8 @@ class Training:
                 told = f"the loss is {value}, on the lines {', '.join(ids)}"
                 raise utils.RunError(f"step {step}: {told}; {LOWER}")
         if self.scales_loss and self.scaler.get_scale() < 1:
-            raise utils.RunError("gradients do not fit into fp16; take --precision fp32 or bf16")
+            told = "gradients do not fit into fp16; take --precision fp32 or bf16"
+            raise utils.RunError(f"{told}, and another --output-dir")
         lr = self.schedule.get_last_lr()[0]
         self.log(loss=float(np.mean(values)), epoch=steps[-1] / self.steps, lr=lr)
 

@@ -28,12 +28,12 @@ def read_tokenizer(path: Path | str, **settings: Any) -> Any:
     return tokenizer
 
 
-def check_ids(rows: Iterable[Sequence[int]], size: int) -> None:
+def check_token_ids(rows: Iterable[Sequence[int]], size: int) -> None:
     """Raise utils.InputError if a token id is none of the `size` that a model has."""
     highest = max((max(ids) for ids in rows if ids), default=0)
     if highest >= size:
         told = f"the tokenizer gives the token id {highest}, and the model has {size} tokens"
-        raise utils.InputError(f"{told}; they do not belong together, give another --model")
+        raise utils.InputError(f"{told}; they do not belong together, give another model")
 
 
 def check_unknown(tokenizer: Any, rows: Sequence[Sequence[int]]) -> None:

@@ -139,6 +139,10 @@ def test_a_saved_model_loads_with_the_same_logits(loaded, tmp_path):
         for name, value in other.base_model.state_dict().items():
             if "pooler" not in name:
                 assert torch.equal(value, model.base_model.state_dict()[name]), name
+    model.to(torch.bfloat16).save_pretrained(tmp_path)  # of which its config tells
+    for kind in HEADS.values():
+        _, other, _ = encoder.load_to_train(tmp_path, ["good", "bad"], kind)
+        assert {each.dtype for each in other.parameters()} == {torch.float32}
 
 
 def test_a_saved_model_computes_attention_as_the_one_that_was_trained(

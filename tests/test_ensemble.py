@@ -234,6 +234,9 @@ def test_tuned_weights_leave_out_noise(members, average, tmp_path):
     lines = [line.split() for line in told.split("average of\n")[1].splitlines()[:4]]
     weights = {name: float(weight) for weight, name in lines}
     assert weights[str(useless)] < 0.15
+    noted = read_json(tmp_path / "out" / "run.json")["members"]  # those that predict.py asks
+    assert all(each["weight"] for each in noted)
+    assert len(noted) == sum(weight > 0 for weight in weights.values())
     assert sum(weights.values()) == pytest.approx(1, abs=0.01)
     reached = told.split(f"cross-fitted {average}-F1 on dev: ")[1].split(", ")[:2]
     tuned, equal = (float(part.split()[0]) for part in reached)

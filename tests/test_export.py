@@ -1,5 +1,7 @@
 """export.py: encoders as ONNX, and what predicts with them."""
 
+import contextlib
+import errno
 import json
 import re
 import shutil
@@ -11,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import EMOTIONS, assert_refused, call, make_row, write_rows
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from small_runs import GPT_NEOX
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import predict
 import utils
-from emotion import checkpoint, merge, onnx_model, outputs, rules, scoring
+from emotion import checkpoint, classifier, merge, onnx_model, outputs, rules, scoring
 
 KINDS = {
     "cls": ("bert_plain.py",),
@@ -82,6 +85,63 @@ def test_what_cannot_be_exported_is_refused(small, tmp_path, monkeypatch):
     assert_refused(call("export.py", best, tmp_path / "out"), "requirements-extra.txt")
     assert_refused(call("predict.py", broken, "글"), "needs onnxruntime")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_ends_an_export_is_told_as_what_it_is(small, tmp_path, monkeypatch):
+    """A full disk with code 1, also where safetensors say so in an error of their own."""
+    best, adapter = (
+        small.undisturbed(*given) / "best"
+        for given in (("bert_plain.py",), ("gpt_train.py", "--objective", "head"))
+    )
+
+    def ends_with(error, checkpoint, *told):
+        def fail(*args, **kwargs):
+            raise error
+
+        monkeypatch.setattr(torch.onnx, "export", fail)
+        monkeypatch.setattr(merge, "save_file", fail)
+        outcome = call("export.py", checkpoint, tmp_path / "out")
+        assert outcome.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == [], outcome.stderr
+        assert all(each in outcome.stderr for each in told), outcome.stderr
+        return outcome.returncode
+
+    assert ends_with(OSError(errno.ENOSPC, "No space left"), best, "No space left; mend") == 1
+    assert ends_with(MemoryError(), best, "the memory is full; free some") == 1
+    assert ends_with(ValueError("of a kind\n..."), best, "(ValueError: of a kind); take") == 2
+    assert ends_with(SafetensorError("I/O error"), adapter, "out: cannot be written (I/O") == 1
+
+
+def test_a_damaged_base_or_head_is_no_traceback(small, tmp_path):
+    run, base = small.undisturbed("gpt_train.py", "--objective", "head"), tmp_path / "base"
+    shutil.copytree(GPT_NEOX, base)
+    (base / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:1000])
+    outcome = call("export.py", run, tmp_path / "out", "--model", base)
+    assert outcome.returncode == 2 and f"error: {base}: cannot be loaded: " in outcome.stderr
+    shutil.copytree(run / "best", tmp_path / "best")
+    (tmp_path / "best" / "head.safetensors").write_bytes(b"nothing")
+    assert_refused(call("export.py", tmp_path / "best", tmp_path / "out"), "cannot be loaded: ")
+
+
+def test_a_checkpoint_without_a_rule_is_exported_with_the_one_that_is_given(small, tmp_path):
+    best = tmp_path / "best"
+    shutil.copytree(small.undisturbed("bert_plain.py") / "best", best)
+    (best / "decision.json").unlink()
+    config = json.loads((best / "config.json").read_text(encoding="utf-8"))
+    outputs.write_json(best / "config.json", {k: config[k] for k in config if k != "threshold"})
+    outcome = call("export.py", ".", tmp_path / "out", cwd=best)
+    assert_refused(outcome, "decision.json: is missing or broken; give a decision rule, as --thr")
+    outcome = call("export.py", ".", tmp_path / "out", "--threshold", 0.25, cwd=best)
+    assert outcome.returncode == 0, outcome.stderr
+    for kind in onnx_model.KINDS:
+        found = checkpoint.read_decision(tmp_path / "out" / kind, EMOTIONS, "auto")
+        assert found == (rules.Rule(0.25, False), [])
+
+
+def test_the_run_of_a_checkpoint_is_found_from_inside_it(small, tmp_path):
+    run = small.undisturbed("bert_plain.py").resolve()
+    for name, cwd in ((".", run / "best"), ("..", run / "best"), (".", run)):
+        with contextlib.chdir(cwd):
+            assert classifier.find(name) == run / "best"
 
 
 def test_an_export_that_is_stopped_leaves_nothing(small, tmp_path, monkeypatch):

@@ -249,6 +249,12 @@ class Steep(Toy):
         return super().loss(model, batch) + (0 * next(model.parameters())).sum().sqrt()
 
 
+def test_what_the_optimiser_holds_goes_when_the_training_has_ended(trained, before_steps):
+    seen = before_steps(lambda optimizer: optimizer)
+    trained(Toy())
+    assert seen and not seen[-1].state
+
+
 def test_a_gradient_that_is_not_finite_ends_a_run(trained):
     with pytest.raises(
         utils.RunError, match=r"step 1: the loss is nan, on the lines line-.*; take"
@@ -258,7 +264,7 @@ def test_a_gradient_that_is_not_finite_ends_a_run(trained):
 
 def test_gradients_that_never_fit_into_fp16_are_told_of(trained):
     """The scale is halved from 65,536 on until it is below one; no step before that is an error."""
-    with pytest.raises(utils.RunError, match="gradients do not fit into fp16; take --precision"):
+    with pytest.raises(utils.RunError, match=r"gradients do not fit .*; take .* another --"):
         trained(Steep(precision="fp16"), epochs=4)
 
 
