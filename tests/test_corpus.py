@@ -298,9 +298,14 @@ def test_harmless_variations_are_accepted(tmp_path, warnings):
     assert warnings() == []
 
 
-def test_the_example_of_the_corpus_has_a_right_span():
-    example = "하,,,,내일 옥상다이브 하기 전에 표 구하길 기도해주세요"
-    assert example[20:21] == "표"
+def test_the_example_of_the_corpus_has_a_right_span(tmp_path, warnings):
+    """As data/README.md shows it."""
+    page = (utils.ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    example = page.partition('    {"id"')[2].partition("\n\n")[0]
+    path = tmp_path / "example.jsonl"
+    path.write_text('{"id"' + example.replace("\n", ""), encoding="utf-8")
+    [row] = utils.read_corpus(path, labelled=True)
+    assert warnings() == [] and row["input"]["target"]["form"] == "표"
 
 
 characters = st.characters(exclude_categories=("Cs",), exclude_characters="\0")

@@ -220,7 +220,7 @@ def test_p_value_is_one_for_equals_small_for_better_and_fair_for_chance():
     assert p_value(once, once) == 1
     assert p_value(wrong(0.02), wrong(0.1)) < 0.01
     by_chance = [p_value(wrong(0.1), wrong(0.1)) < 0.1 for _ in range(100)]
-    assert np.mean(by_chance) < 0.25  # one in ten is expected
+    assert np.mean(by_chance) < 0.2  # one in ten is expected
 
 
 @pytest.mark.parametrize("average", ["micro", "macro"])
@@ -241,10 +241,9 @@ def test_tuned_weights_leave_out_noise(members, average, tmp_path):
     reached = told.split(f"cross-fitted {average}-F1 on dev: ")[1].split(", ")[:2]
     tuned, equal = (float(part.split()[0]) for part in reached)
     assert tuned > equal
-    decision = read_json(tmp_path / "out" / "best" / "decision.json")
-    if not decision["at_least_one"] and isinstance(decision["threshold"], float):
-        found = decision[f"{average}_f1_cross_fitted"]  # weights and threshold both
-        assert found == pytest.approx(tuned, abs=1e-4)
+    pattern = rf"^threshold [\d.]+: dev {average}-F1 .*?, ([\d.]+) cross-fitted"
+    [found] = re.findall(pattern, told, re.MULTILINE)
+    assert float(found) == tuned  # weights and threshold both
 
 
 def test_what_is_odd_in_a_corpus_is_told_once_and_without_labels_nothing_is_compared(tmp_path):
