@@ -4,10 +4,12 @@ import contextlib
 import importlib
 import io
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,11 @@ settings.register_profile(
 )
 settings.load_profile("repeatable")
 
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # as in a shell's background jobs, under nohup
+        signal.signal(number, usual)
+
 EMOTIONS = ("joy", "anticipation", "trust", "surprise", "disgust", "fear", "anger", "sadness")
-SAMPLE_ARGUMENTS = {"bert_plain": [], "bert_GRU": ["--epochs", 2], "gpt_train": ["--epochs", 2]}
 Outcome = subprocess.CompletedProcess[str]
 
 
@@ -92,6 +97,14 @@ def write_rows(path: Path, rows: list[utils.Row]) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def log_of_its_own() -> Iterator[None]:
+    """What a script sets of the log is not there for the next test."""
+    yield
+    utils.log.handlers = []
+    utils.log.setLevel(logging.NOTSET)
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable:
     """A function from (name, make) to (directory, what `make(directory)` returned).
@@ -112,41 +125,21 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable:
     return get
 
 
-class SampleRuns(Mapping):
-    """Runs with `--sample`, by name of the script: (output directory, finished process).
-
-    Each is made when it is first asked for, once for all workers. None is to be changed.
+@pytest.fixture(scope="session")
+def sample_run(made_once: Callable) -> Callable[..., tuple[Path, Outcome]]:
+    """A function from a script's name and more flags to a run with `--sample`, made once for all
+    workers: (output directory, finished process). It is not to be changed.
     """
 
-    def __init__(self, made_once: Callable) -> None:
-        self.made_once = made_once
-
-    def __getitem__(self, name: str) -> tuple[Path, Outcome]:
+    def get(name: str, *flags: Any) -> tuple[Path, Outcome]:
         def train(directory: Path) -> Outcome:
-            arguments = ["--sample", *SAMPLE_ARGUMENTS[name], "--output-dir", directory]
-            return run_script(f"{name}.py", *arguments)
+            return run_script(f"{name}.py", "--sample", *flags, "--output-dir", directory)
 
-        directory, process = self.made_once(name, train)
+        directory, process = made_once(name, train)
         assert process.returncode == 0, process.stderr
         return directory, process
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(SAMPLE_ARGUMENTS)
-
-    def __len__(self) -> int:
-        return len(SAMPLE_ARGUMENTS)
-
-
-@pytest.fixture(scope="session")
-def sample_runs(made_once: Callable) -> SampleRuns:
-    """`sample_runs["bert_plain"]`, of bert_GRU and gpt_train too: (directory, process)."""
-    return SampleRuns(made_once)
-
-
-@pytest.fixture(scope="session")
-def gpt_run(sample_runs: SampleRuns) -> tuple[Path, Outcome]:
-    """The run of `gpt_train.py --sample`: (directory, process)."""
-    return sample_runs["gpt_train"]
+    return get
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,9 @@ def test_importing_utils_is_quick():
     assert is_quick(0.3, "-c", "import utils")
 
 
-@pytest.mark.parametrize("script", (*SCRIPTS, "ensemble.py"))
+@pytest.mark.parametrize(
+    "script", (*SCRIPTS, "ensemble.py", "predict.py", "export.py", "data/convert.py")
+)
 def test_help_takes_under_a_second(script):
     assert is_quick(1, script, "--help")
 
@@ -246,8 +248,7 @@ def test_a_wrong_argument_of_gpt_inference_is_refused(arguments, told, corpus, t
     prompt = {"objective": "answer", "max_length": 512, "labels": EMOTIONS, "base": {}}
     prompt["strings"] = make_strings("ko", EMOTIONS)
     (adapter / "prompt.json").write_text(json.dumps(prompt))
-    other = write_rows(tmp_path / "other.jsonl", [make_row() | {"output": {"good": "True"}}])
-    arguments = [argument.format(adapter=adapter, other=other) for argument in arguments]
+    arguments = [argument.format(adapter=adapter) for argument in arguments]
     needs_file = not {"--dev-file", "--sample"} & {*arguments}
     files = ["--dev-file", tmp_path / "dev.jsonl"] if needs_file else []
     assert_refused(call("gpt_inference.py", *files, *arguments, cwd=tmp_path), told)
@@ -328,6 +329,10 @@ def test_the_defaults_are_those_of_the_contract():
     assert (gpt.batch_size, gpt.rank, gpt.alpha, gpt.dropout) == (16, 16, 32, 0.05)
     assert (gpt.objective, gpt.language, gpt.save_steps) == ("answer", "ko", 500)
     assert bert.save_steps is None and str(bert.output_dir) == "outputs/bert_plain"
+    assert (bert.head_lr, bert.report_to) == (1e-3, "none")
+    for each in (bert, gpt):
+        assert (each.target, each.normalise, each.tune) == ("pair", "on", "micro")
+    assert gpt.max_length == 512
 
 
 def test_a_missing_corpus_says_where_it_is_applied_for(tmp_path):

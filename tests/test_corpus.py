@@ -1,5 +1,6 @@
 """Reading, refusing, warning, labelling and normalising."""
 
+import argparse
 import itertools
 import json
 import logging
@@ -7,7 +8,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from conftest import EMOTIONS, make_row
+from conftest import EMOTIONS, make_row, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -296,6 +297,21 @@ def test_harmless_variations_are_accepted(tmp_path, warnings):
     assert utils.read_corpus(path, labelled=True) == rows
     assert utils.encode_labels(rows, EMOTIONS).sum(1).tolist() == [1, 1, 1, 1, 0, 1]
     assert warnings() == []
+
+
+def test_corpora_are_looked_for_beside_the_script_and_the_test_file_is_optional(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    (tmp_path / "data").mkdir()
+    args = argparse.Namespace(train_file=None, dev_file=None, test_file=None)
+    found = {
+        split: write_rows(tmp_path / "data" / f"nikluge-ea-2023-{split}.jsonl", [make_row()])
+        for split in ("train", "dev")
+    }
+    assert data.find_files(args, data.SPLITS) == found  # called from elsewhere
+    found["test"] = write_rows(tmp_path / "data" / "nikluge-ea-2023-test.jsonl", [make_row()])
+    assert data.find_files(args, data.SPLITS) == found
 
 
 def test_the_example_of_the_corpus_has_a_right_span(tmp_path, warnings):

@@ -17,7 +17,7 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from causal_layouts import make_tokenizer
-from conftest import EMOTIONS, ROOT, assert_refused, call, make_row, write_rows
+from conftest import EMOTIONS, assert_refused, call, make_row, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -47,9 +47,11 @@ from emotion import (
     memory_plan,
     rules,
     scoring,
+    systems,
     task,
 )
 from emotion.answer_model import AnswerModel
+from emotion.outputs import read_json
 from emotion.prompt import Prompt, attention_mask
 from emotion.prompt_words import PROMPTS, make_strings
 from emotion.statistics import best_constant_answer, constant_decisions
@@ -883,14 +885,7 @@ def told_to_stop_in_an_evaluation(monkeypatch):
 
 
 def read_scores(directory, split):
-    text = (directory / f"{split}.scores.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
-    scores = [[line["scores"][name] for name in EMOTIONS] for line in lines]
-    return [line["id"] for line in lines], np.array(scores)
-
-
-def read_json(path):
-    return json.loads(path.read_text(encoding="utf-8"))
+    return systems.read_scores(directory / f"{split}.scores.jsonl")[:2]
 
 
 def train(*arguments, code=0):
@@ -900,8 +895,8 @@ def train(*arguments, code=0):
     return outcome
 
 
-def test_a_sample_run_trains_and_is_predicted_with(gpt_run, tmp_path):
-    run, process = gpt_run
+def test_a_sample_run_trains_and_is_predicted_with(sample_run, tmp_path):
+    run, process = sample_run("gpt_train", "--epochs", 2)
     assert process.stderr == ""
     metrics = read_json(run / "metrics.json")
     dev = utils.read_corpus(utils.SAMPLE / "dev.jsonl", labelled=True)
@@ -1133,9 +1128,3 @@ def test_the_sample_model_is_laid_out_as_the_polyglot_one():
     assert attention.rotary_ndims * 2 == attention.head_size
     text = "오늘 급식 진짜 맛있다 ABC 🍀"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-
-
-def test_the_readme_names_the_scripts():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "python gpt_train.py --estimate" in readme
-    assert "python gpt_inference.py --model-ckpt-path" in readme

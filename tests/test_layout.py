@@ -2,13 +2,17 @@
 
 import ast
 import importlib
+import pathlib
 import re
+import runpy
+import shlex
 import subprocess
 import sys
 
 import pytest
-from children import run_child
 from conftest import ROOT, call
+
+from emotion import cli
 
 SCRIPTS = ("bert_plain", "bert_GRU", "gpt_train", "gpt_inference", "ensemble", "predict", "export")
 EMOTION = sorted(path.stem for path in (ROOT / "emotion").glob("*.py"))
@@ -22,6 +26,7 @@ LINES = {
     **{f"emotion/{name}.py": 300 for name in EMOTION},
 }
 LONGEST_FUNCTION = 60
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"]
 APPROACHES = {
     *(f"emotion.{each}" for each in ("encoder", "inputs", "modeling")),
     *(f"emotion.{each}" for each in ("causal", "answer_model", "answers", "prompt", "memory")),
@@ -146,18 +151,6 @@ def test_modules_classes_and_public_functions_are_described(file):
     assert not bare
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_public_functions_carry_types(file):
-    untyped = []
-    for name, node in public_functions(file):
-        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-        arguments += [each for each in (node.args.vararg, node.args.kwarg) if each]
-        named = [each for each in arguments if each.arg not in ("self", "cls")]
-        if not node.returns or not all(each.annotation for each in named):
-            untyped.append(name)
-    assert not untyped
-
-
 def public_functions(file):
     """Functions of the module and of its classes, but for those that a leading underscore hides."""
     for name, node in functions(file):
@@ -169,17 +162,57 @@ def public_functions(file):
             yield name, node
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [*SCRIPTS, "convert"])
 def test_every_flag_is_in_the_documentation(script):
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    documented = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    page = ROOT / ("data/README.md" if script == "convert" else "docs/commands.md")
     flag = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
     flags = set(flag.findall(call(f"{script}.py", "--help").stdout)) - {"--help"}
-    assert flags and flags - set(flag.findall(documented)) == set()
+    assert flags and flags - set(flag.findall(page.read_text(encoding="utf-8"))) == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name + page.stem)
+def test_the_commands_of_a_page_are_understood(page, monkeypatch):
+    """As far as the scripts' parsers tell; what a command does stands behind it, two spaces on."""
+    text = re.sub(r"\\\n +", "", page.read_text(encoding="utf-8"))
+    scripts = rf"(?:{'|'.join(SCRIPTS)}|data/convert)\.py"
+    for line in re.findall(rf"^    python ({scripts}.*)$", text, re.MULTILINE):
+        command = re.split(r" {2,}|&& |\[", line)[0].replace(" ...", "")
+        command = re.sub(r"\b(SEED|LR)\b", "1", command.replace("CORPUS SOURCE", "kote SOURCE"))
+        script, *arguments = shlex.split(command)
+
+        def parse(parser, *given, arguments=arguments):
+            raise Parsed(parser.parse_args(arguments))
+
+        monkeypatch.setattr(cli, "run_script", parse)
+        monkeypatch.setattr(cli, "run_tool", parse)
+        with pytest.raises(Parsed):
+            importlib.import_module(pathlib.Path(script).stem).main(arguments)
+
+
+class Parsed(Exception):
+    """Raised in the place of what a script does with its arguments."""
+
+
+def test_each_row_of_what_is_refused_has_its_test():
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|.*\| (`test_\w+\.py`.*) \|$", page, re.MULTILINE)
+    assert len(rows) > 20
+    for row in rows:
+        for file, told in re.findall(r"`(test_\w+\.py)`((?::? ?`\w+`,?)*)", row):
+            names = re.findall(r"^def (test_\w+)", (ROOT / "tests" / file).read_text(), re.M)
+            fragments = re.findall(r"`(\w+)`", told)
+            assert fragments, row
+            for fragment in fragments:
+                assert any(fragment in name for name in names), (file, fragment)
+
+
+def test_every_module_stands_in_contributing():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert [name for name in EMOTION[1:] if f"`{name}.py`" not in page] == []
 
 
 def test_the_pages_link_to_what_is_there():
-    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
+    for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
             linked = page.parent / target if target else page
@@ -218,10 +251,14 @@ BENCHMARKS = [
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_says_what_it_measures(name, tmp_path):
-    outcome = run_child(f"tests/benchmarks/{name}", "--help", output=tmp_path / "told")
-    assert outcome.returncode == 0, outcome.stderr
-    assert f"python tests/benchmarks/{name}" in outcome.stdout
+def test_every_benchmark_says_what_it_measures(name, monkeypatch, capsys):
+    path = ROOT / "tests" / "benchmarks" / name
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    assert not end.value.code
+    assert f"python tests/benchmarks/{name}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -5,14 +5,14 @@ The long part, all layouts: benchmarks/models.py.
 
 import logging
 import math
-import sys
 
 import causal_layouts
 import encoder_layouts
+import models as benchmark
 import peft
 import pytest
 import torch
-from conftest import EMOTIONS, ROOT, assert_refused, call, make_row
+from conftest import EMOTIONS, assert_refused, call, make_row
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import Unigram
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
@@ -23,9 +23,6 @@ from emotion import causal, encoder, vocabulary
 from emotion.answers import HeadFunction, measure_head
 from emotion.inputs import encode
 from emotion.prompt_words import make_strings
-
-sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
-import models as benchmark
 
 LINES = {"train": 12, "dev": 6}
 BOUND = benchmark.BOUNDS["fp32"]

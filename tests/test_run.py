@@ -787,7 +787,6 @@ def test_the_processes_beside_the_main_one_write_and_say_nothing(capsys, tmp_pat
 
     with pytest.raises(SystemExit) as end:
         cli.run_script(parser(), recipe, ["--output-dir", str(tmp_path / "out")])
-    utils.log.setLevel("INFO")
     assert end.value.code == 1
     assert capsys.readouterr() == ("", "")
     assert not (tmp_path / "out").exists()

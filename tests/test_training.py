@@ -80,8 +80,8 @@ class Toy:
 def trained(tmp_path):
     """A function that trains a task in a directory and returns the history."""
 
-    def train(task, epochs=2, save_steps=None, resume=False):
-        args = argparse.Namespace(output_dir=tmp_path, resume=resume, tune="micro")
+    def train(task, epochs=2, save_steps=None, resume=False, tune="micro"):
+        args = argparse.Namespace(output_dir=tmp_path, resume=resume, tune=tune)
         rows = {"train": [{"id": f"line-{n}"} for n in range(LINES)]}
         gold = np.array([[1.0]] * 5 + [[0.0]] * 5)
         corpora = Corpora(rows, ["joy"], {"dev": gold})
@@ -247,6 +247,15 @@ class Steep(Toy):
 
     def loss(self, model, batch):
         return super().loss(model, batch) + (0 * next(model.parameters())).sum().sqrt()
+
+
+@pytest.mark.parametrize(("tune", "kept"), [("micro", 1), ("macro", 2)])
+def test_the_best_epoch_is_that_of_the_f1_that_is_tuned_for(tune, kept, trained, monkeypatch):
+    told = [{"micro_f1": f1, "macro_f1": 1 - f1, "micro_f1_at_0.5": 0.0} for f1 in (0.6, 0.5)]
+    monkeypatch.setattr(rules, "best_f1", lambda *given: told.pop(0))
+    task = Toy()
+    trained(task, tune=tune)
+    assert len(task.saves) == kept
 
 
 def test_what_the_optimiser_holds_goes_when_the_training_has_ended(trained, before_steps):
