@@ -98,7 +98,8 @@ class AnswerTask:
         """Load the model in 4 bits, put adapters on it, and find out how it can be asked."""
         from emotion import causal, task
 
-        base = causal.load_base(self.args.model, self.precision, self.accelerator.device)
+        where, reads_head = self.accelerator.device, self.args.objective != "head"
+        base = causal.load_base(self.args.model, self.precision, where, reads_head)
         self.model = causal.adapt(self.args, base, self.prompt, self.corpora.labels)
         lines = sorted(itertools.chain(*self.suffixes.values()), key=len)
         utils.log.info(self.model.choose_way([lines[0], lines[-1]]))

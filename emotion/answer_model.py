@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from bitsandbytes.nn import Linear4bit
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import DynamicCache
 
@@ -74,8 +75,8 @@ class AnswerModel(nn.Module):
             function = measure_head(self.causal, prompt.prefix_ids)
         except Exception as error:  # each class of models fails in its own way
             told = f"{type(self.causal).__name__} does not run in 4 bits here"
-            mend = "give another --model"
-            raise utils.InputError(f"{told} ({process.cause(error)}); {mend}") from error
+            told += f" ({process.cause(error)}); give another --model"
+            raise utils.InputError(told) from error
         self.has_own_head = prompt.objective == "head"
         self.knows_head, self.head_function = self.has_own_head or function is not None, function
         size = self.causal.get_output_embeddings().weight.shape[-1]
@@ -203,9 +204,8 @@ class AnswerModel(nn.Module):
             if not off <= TOLERANCE:
                 told = f"a line's scores move by {off:.1g} with what stands beside it in a batch"
                 told = told if math.isfinite(off) else "the logits are not finite"
-                raise utils.InputError(
-                    f"{type(self.causal).__name__}: {told}; take another --model"
-                )
+                told = f"{type(self.causal).__name__}: {told}; take another --model"
+                raise utils.InputError(told)
             why = f"differs by {found:.1g}" if isinstance(found, float) else f"fails ({found})"
             more = sum(map(self.tokens, suffixes)) / sum(map(self.prompt.length, suffixes))
             told = f"the fast way {why}; each line is read in a row of its own, which is right and "
@@ -219,11 +219,12 @@ class AnswerModel(nn.Module):
     def distance_of_fast_way(self, plain: torch.Tensor, suffixes: Sequence[Suffix]) -> float | str:
         """The largest difference from what is right, or why it cannot be taken."""
         takes = inspect.signature(text_decoder(self.causal).forward).parameters
-        lacks = sorted(WANTED - set(takes))
-        if lacks:
+        if lacks := sorted(WANTED - set(takes)):
             return f"{' and '.join(lacks)} not taken"
         if not self.knows_head:
             return "what its class does with the head's logits is not known"
+        if not self.has_own_head and isinstance(self.causal.get_output_embeddings(), LoraLayer):
+            return "the adapter is on its head too"
         try:
             ways = (self(suffixes), self(suffixes, self.run_prefix()))
             return max(float((way - plain).abs().nan_to_num(torch.inf).max()) for way in ways)

@@ -39,14 +39,15 @@ ATTENTION = {  # what is adapted by default, by architecture; in_proj: of recurr
 }
 
 
-def load_base(path: str, precision: str, where: torch.device) -> Any:
+def load_base(path: str, precision: str, where: torch.device, reads_head: bool = True) -> Any:
     """The causal language model at `path` in 4 bits (NF4, double quantisation).
 
     Args:
         precision: what the products of its layers are made in.
+        reads_head: whether its head is of use; else its files may lack that.
 
     Raises:
-        utils.InputError: the model cannot be loaded.
+        utils.InputError: the model cannot be loaded, or its files lack weights.
     """
     quiet_loading()
     quantization = BitsAndBytesConfig(
@@ -56,13 +57,19 @@ def load_base(path: str, precision: str, where: torch.device) -> Any:
         bnb_4bit_compute_dtype=scoring.DTYPES[precision],
     )
     with loading(path):
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             os.path.abspath(path) if os.path.isdir(path) else path,  # as an adapter names it
             quantization_config=quantization,
             dtype=torch.bfloat16,
             device_map={"": where},
             trust_remote_code=False,
+            output_loading_info=True,
         )
+    head = next(n for n, each in model.named_modules() if each is model.get_output_embeddings())
+    lacks = (n for n in report["missing_keys"] if reads_head or not n.startswith(f"{head}."))
+    if lost := sorted(lacks):  # which transformers draws at random, anew at each loading
+        told = f"lacks {len(lost)} weights of {type(model).__name__}, as {lost[0]}"
+        raise utils.InputError(f"{path}: {told}; give another --model")
     for config in (model.config, model.config.get_text_config()):
         config.use_cache = False  # a cache is given where one is wanted
     return compute_in_float32(model, scoring.DTYPES[precision])
@@ -127,14 +134,20 @@ def lora_config(args: argparse.Namespace, model: Any) -> Any:
     if not targets:
         told = f"say which of {', '.join(sorted(set(linears.values())))} to adapt, or all-linear"
         raise utils.InputError(f"--target-modules: {told}")
+    names = [f".{name}" for name, module in model.named_modules() if module in inside | {head}]
+    every = "all-linear" in targets
+    for asked in set(targets) - {"all-linear"}:  # peft passes over one that is not there
+        if not any(name.endswith(f".{asked}") for name in names):
+            told = "is not found in the base model, whose layers are "
+            told += f"{', '.join(sorted(set(linears.values())))}; name these"
+            raise utils.InputError(f"--target-modules {asked}: {told}")
     if outside & set(targets):  # a vision tower has such layers too
-        every = "all-linear" in targets
         targets = [name for name, last in linears.items() if every or last in targets]
     return peft.LoraConfig(
         r=args.rank,
         lora_alpha=args.alpha,
         lora_dropout=args.dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        target_modules="all-linear" if "all-linear" in targets else targets,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in inside),
         task_type="CAUSAL_LM",
     )
@@ -239,7 +252,7 @@ def load_checkpoint(
             told = f"fits a base with {name} {wanted}, and {base} has {value}"
             raise utils.InputError(f"{directory}: {told}; give another --model")
     prompt = Prompt.of_checkpoint(found.settings, tokenizer, has["vocab_size"])
-    adapted = load_base(base, precision, where)
+    adapted = load_base(base, precision, where, prompt.objective != "head")
     with loading(directory):
         adapted = peft.get_peft_model(adapted, peft.PeftConfig.from_pretrained(directory))
     model = AnswerModel(adapted, prompt, precision, len(found.labels))

@@ -147,10 +147,13 @@ def split_fold(rows: list[utils.Row], labels: Sequence[str], folds: int, fold: i
     parted = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     with warnings.catch_warnings():  # rare combinations are spread as can be
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        parts = list(parted.split(rows, combinations, about))[fold]
+        every = list(parted.split(rows, combinations, about))
+    if not all(len(dev) for _, dev in every):  # as may be of hardly more sentences than parts
+        told = f"--folds {folds}: a part would have no line; give a smaller K"
+        raise utils.InputError(told)
     return {
         split: [rows[index] for index in part]
-        for split, part in zip(("train", "dev"), parts, strict=True)
+        for split, part in zip(("train", "dev"), every[fold], strict=True)
     }
 
 

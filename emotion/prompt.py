@@ -120,7 +120,7 @@ class Prompt:
         half = (self.room - len(answer)) // 2
         told = f"leaves no room for the text in {self.max_length} tokens"
         mend = "shorten it, or give a greater --max-length"
-        targets.tell_of_long([rows[n] for n in long], told, mend, predicts and half > 0)
+        targets.tell_of_long([rows[n] for n in long], told, mend, predicts)
         for number in long:
             ends[number] = ends[number][:half] + answer
         both = list(zip(texts, ends, strict=True))

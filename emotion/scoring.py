@@ -139,9 +139,7 @@ def score(
 def to_device(batch: dict[str, Any], where: torch.device) -> dict[str, Any]:
     """The tensors of a batch on a device, without waiting for what it still computes."""
 
-    def move(value: Any) -> Any:
-        if not torch.is_tensor(value):
-            return value
+    def move(value: torch.Tensor) -> torch.Tensor:
         pinned = value.pin_memory() if where.type == "cuda" else value
         return pinned.to(where, non_blocking=True)
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -20,7 +21,7 @@ from causal_layouts import make_tokenizer
 from conftest import EMOTIONS, assert_refused, call, make_row, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import (
@@ -256,7 +257,10 @@ def test_truncation_shortens_the_text_alone_and_is_told(tokenizer, caplog):
     least = whole.max_length - whole.room + len(call_for)
     with pytest.raises(utils.InputError, match=f"the prompt alone takes {least} tokens"):
         make_prompt(tokenizer, max_length=least)
-    assert make_prompt(tokenizer, max_length=least + 1).encode([make_row("d", target=None)])
+    shortest = make_prompt(tokenizer, max_length=least + 1)
+    assert shortest.encode([make_row("d", target=None)])
+    [suffix] = shortest.encode([make_row("e")], predicts=True)  # nothing is left of its target
+    assert suffix[1:] == call_for
     with pytest.raises(utils.InputError, match=r"'c': input\.target\.form"):
         prompt.encode([make_row("c", form="급식 " * 50, target="급식 " * 49 + "급식")])
 
@@ -459,6 +463,29 @@ def test_all_but_products_in_4_bits_is_computed_in_float32(llama, architecture, 
         if id(parameter) not in in_4_bits:
             kept = torch.bfloat16 if id(parameter) in stored else torch.float32
             assert parameter.dtype == kept, name
+
+
+def test_a_base_without_its_head_is_refused_where_that_is_read(tmp_path):
+    """transformers draws what is missing, anew at each loading."""
+    base = shutil.copytree(MODEL, tmp_path / "base")
+    weights = load_file(MODEL / "model.safetensors")
+    del weights["embed_out.weight"]
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(utils.InputError, match="lacks 1 weights of GPTNeoXForCausalLM, as lm_head"):
+        causal.load_base(str(base), "fp32", CPU)
+    assert causal.load_base(str(base), "fp32", CPU, reads_head=False)
+    del weights["gpt_neox.final_layer_norm.bias"]
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(utils.InputError, match=r"lacks 1 weights of .*, as gpt_neox\.final_layer"):
+        causal.load_base(str(base), "fp32", CPU, reads_head=False)
+
+
+def test_an_adapter_on_the_head_is_taught():
+    model = load_adapted("--target-modules", "query_key_value", "lm_head")
+    assert "the adapter is on its head too" in model.choose_way(model.prompt.encode(ROWS)[:2])
+    found = gradients_of(model, LABELS.float())
+    assert all(found[name].abs().sum() > 0 for name in found if "lm_head" in name)
+    assert any("lm_head" in name for name in found)
 
 
 def test_a_base_that_came_in_4_bits_stays_what_it_is_however_it_is_stored(tmp_path):
@@ -735,8 +762,13 @@ def test_the_estimate_grows_with_tokens_layers_and_the_adapter(tmp_path):
     assert deeper.held[trained] == 2 * need.held[trained]
     with pytest.raises(utils.InputError, match=r"--max-length 4096: .* takes 2048 tokens"):
         estimate(max_length=4096)
-    with pytest.raises(utils.InputError, match=r"--target-modules mixer: .* not found in the base"):
-        estimate(target_modules=["mixer"])
+    for asked in (["mixer"], ["query_key_value", "mixer"]):
+        with pytest.raises(
+            utils.InputError, match=r"--target-modules mixer: .* not found in the base"
+        ):
+            estimate(target_modules=asked)
+    one, both = (estimate(target_modules=["all-linear", *more]) for more in ([], ["dense"]))
+    assert one.held == both.held
 
 
 @pytest.fixture

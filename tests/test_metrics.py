@@ -133,6 +133,18 @@ def test_cross_fitting_takes_back_what_tuning_gains_on_noise():
     assert np.mean(cross_fitted) < np.mean(tuned) - 0.02
 
 
+def test_a_fold_without_a_line_is_refused():
+    """As scikit-learn parts 19 lines of seven sentences in seven."""
+    kinds = [1, 0, 0, 0, 1, 3, 1, 0, 1, 0, 0, 0, 2, 0, 0, 2, 1, 1, 3]
+    about = [0, 1, 2, 3, 4, 5, 6, 6, 6, 2, 6, 6, 3, 0, 2, 4, 4, 6, 4]
+    rows = [
+        {"input": {"form": f"문장 {a}"}, "output": {str(j): str(j == kind) for j in range(4)}}
+        for kind, a in zip(kinds, about, strict=True)
+    ]
+    with pytest.raises(utils.InputError, match="--folds 7: a part would have no line; give a sm"):
+        data.split_fold(rows, list("0123"), 7, 0)
+
+
 def test_a_fifth_of_the_sentences_is_left_out_at_a_time():
     seen = []
 

@@ -36,7 +36,9 @@ def test_each_run_leaves_a_page_that_stands_alone(small, tmp_path):
 def test_text_of_the_corpus_is_text(tmp_path):
     rows = [make_row("1", "<script>표</script> & 표", "표"), make_row("2", target=None)]
     gold = np.eye(8)[:2]
-    shown = report.Shown("it", {"dev": gold * 0.9}, {"dev": gold > 0}, [])
+    history = [{"epoch": each, "loss": 1.0} for each in (0.5, 1.0)]
+    history.append({"epoch": 1.0, "micro_f1": 0.5})  # of one epoch: a point
+    shown = report.Shown("it", {"dev": gold * 0.9}, {"dev": gold > 0}, history)
     nothing = {"value": 1.0, "low": 1.0, "high": 1.0}
     figures = {"micro_f1": nothing, "macro_f1": nothing}
     comparison = {"systems": {"it": figures | {"per_emotion": dict.fromkeys(EMOTIONS, nothing)}}}
@@ -45,6 +47,8 @@ def test_text_of_the_corpus_is_text(tmp_path):
     report.write(tmp_path, record, [shown], *given)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<script>" not in page and "&lt;script&gt;표&lt;/script&gt; &amp; 표" in page
+    [point] = re.findall(r'<circle class="curve c0" r="3" cx="(.*)" cy="(.*)"/>', page)
+    assert point == ("440.0", "140.0")
 
 
 def test_mistakes_are_counted_by_what_was_missed_and_what_was_wrong():
