@@ -1,8 +1,10 @@
 """What a user meets before anything is trained: help, refusals, exit codes."""
 
+import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 import bert_plain
 import gpt_train
 import utils
-from emotion import cli, data, process
+from emotion import checkpoint, cli, data, process
 from emotion.prompt_words import make_strings
 
 TRAINING_SCRIPTS = ("bert_plain.py", "bert_GRU.py", "gpt_train.py")
@@ -333,6 +335,30 @@ def test_the_defaults_are_those_of_the_contract():
     for each in (bert, gpt):
         assert (each.target, each.normalise, each.tune) == ("pair", "on", "micro")
     assert gpt.max_length == 512
+
+
+def test_the_commit_of_a_run_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    assert process.git_commit() is None
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "me")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "me@here")
+    (tmp_path / "file").write_text("one")
+    for command in ("init -q", "add file", "commit -qm one"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    commit = process.git_commit()
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    (tmp_path / "file").write_text("two")
+    assert process.git_commit() == f"{commit}-dirty"
+
+
+def test_a_tokenizer_that_needs_packages_says_so(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "distributions", list)
+    with (
+        pytest.raises(utils.InputError, match=r"not installed; mend that: .*requirements-extra"),
+        checkpoint.loading("model"),
+    ):
+        raise ValueError("needs SentencePiece")
 
 
 def test_a_missing_corpus_says_where_it_is_applied_for(tmp_path):

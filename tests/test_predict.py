@@ -542,6 +542,14 @@ def test_what_would_be_left_unread_is_refused(arguments, told, small, tmp_path, 
     assert_refused(call("predict.py", best, *given), told)
 
 
+@pytest.mark.parametrize("column", ["text", "form", "sentence", "문장", "텍스트"])
+def test_texts_are_found_in_a_column_of_such_a_name(column, tmp_path):
+    path = tmp_path / "in.csv"
+    path.write_text(f"other,{column}\nx,좋다\n", encoding="utf-8")
+    args = predict.argument_parser().parse_args(["CHECKPOINT", "--input", str(path)])
+    assert [text for text, _, _ in texts.open_source(args).items] == ["좋다"]
+
+
 def test_a_table_comes_back_whatever_stands_in_it(small, tmp_path):
     """A lone carriage return, a huge cell, columns named as the new ones, time and again."""
     best = small.undisturbed("bert_plain.py") / "best"

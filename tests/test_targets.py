@@ -224,8 +224,9 @@ def test_a_table_of_published_splits_may_be_stopped(tmp_path):
     script = ROOT / "tests" / "benchmarks" / "published.py"
     command = [sys.executable, script, "goemotions", *given, "--seeds", "42", "43", "--jobs", "1"]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
     while not (out / "mean-42" / "train.log").exists():
-        assert process.poll() is None
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     process.terminate()
     assert process.communicate() == (None, "published.py: interrupted\n")

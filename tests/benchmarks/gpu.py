@@ -150,7 +150,7 @@ def gpt(tiny: bool) -> dict[str, float]:
             run, accelerator, corpora, task = gpt_memory.make_task(directory, LINES, size)
             packed = task.draw(LINES, TOKENS)
             need = gpt_memory.needs(task)
-            task.plan = task.plan._replace(again=again, advice=None)
+            task.plan = task.plan._replace(again=again)
             task.load()
             loop = Steps(run, accelerator, corpora, task, steps)
             if device.type == "cuda":
