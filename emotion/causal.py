@@ -135,19 +135,21 @@ def lora_config(args: argparse.Namespace, model: Any) -> Any:
         told = f"say which of {', '.join(sorted(set(linears.values())))} to adapt, or all-linear"
         raise utils.InputError(f"--target-modules: {told}")
     names = [f".{name}" for name, module in model.named_modules() if module in inside | {head}]
-    every = "all-linear" in targets
-    for asked in set(targets) - {"all-linear"}:  # peft passes over one that is not there
-        if not any(name.endswith(f".{asked}") for name in names):
+    asked, every = set(targets) - {"all-linear"}, "all-linear" in targets
+    for each in asked:  # peft passes over one that is not there
+        if not any(name.endswith(f".{each}") for name in names):
             told = "is not found in the base model, whose layers are "
             told += f"{', '.join(sorted(set(linears.values())))}; name these"
-            raise utils.InputError(f"--target-modules {asked}: {told}")
-    if outside & set(targets):  # a vision tower has such layers too
-        targets = [name for name, last in linears.items() if every or last in targets]
+            raise utils.InputError(f"--target-modules {each}: {told}")
+    # a vision tower has such layers too, and all-linear beside others is a name like them to peft
+    if outside & set(targets) or (every and asked):
+        ends = tuple(f".{each}" for each in asked)
+        targets = [n[1:] for n in names if n.endswith(ends) or (every and n[1:] in linears)]
     return peft.LoraConfig(
         r=args.rank,
         lora_alpha=args.alpha,
         lora_dropout=args.dropout,
-        target_modules="all-linear" if "all-linear" in targets else targets,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in inside),
         task_type="CAUSAL_LM",
     )

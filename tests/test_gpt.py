@@ -767,8 +767,11 @@ def test_the_estimate_grows_with_tokens_layers_and_the_adapter(tmp_path):
             utils.InputError, match=r"--target-modules mixer: .* not found in the base"
         ):
             estimate(target_modules=asked)
-    one, both = (estimate(target_modules=["all-linear", *more]) for more in ([], ["dense"]))
-    assert one.held == both.held
+    one, both, head = (
+        estimate(target_modules=["all-linear", *more]).held[trained]
+        for more in ([], ["dense"], ["lm_head"])
+    )
+    assert one == both < head
 
 
 @pytest.fixture
