@@ -69,7 +69,7 @@ def load_base(path: str, precision: str, where: torch.device, reads_head: bool =
     lacks = (n for n in report["missing_keys"] if reads_head or not n.startswith(f"{head}."))
     if lost := sorted(lacks):  # which transformers draws at random, anew at each loading
         told = f"lacks {len(lost)} weights of {type(model).__name__}, as {lost[0]}"
-        raise utils.InputError(f"{path}: {told}; give another --model")
+        raise utils.InputError(f"{path}: {told}; give another model")
     for config in (model.config, model.config.get_text_config()):
         config.use_cache = False  # a cache is given where one is wanted
     return compute_in_float32(model, scoring.DTYPES[precision])
