@@ -63,7 +63,7 @@ class EncoderTask:
         processes: int,
     ) -> None:
         from emotion import encoder, scoring, targets, task, vocabulary
-        from emotion.inputs import Inputs, encode
+        from emotion.inputs import Inputs, encode, longest_input
 
         self.args, self.gold, self.labels = args, corpora.gold, corpora.labels
         self.taught = taught
@@ -80,6 +80,7 @@ class EncoderTask:
         vocabulary.check_unknown(self.tokenizer, train)
         self.precision = scoring.resolve_precision(args.precision)
         self.inputs = Inputs(self.model, self.tokenizer, self.precision)
+        self.tokenizer.model_max_length = longest_input(self.tokenizer, self.model)
         every = list(itertools.chain.from_iterable(self.examples.values()))
         self.inputs.check(self.model, every, reads_cls=head in ("cls", "gru"))
         rates = args.lr, args.head_lr, args.weight_decay

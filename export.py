@@ -84,7 +84,7 @@ def merge_adapter(args: argparse.Namespace, path: Path, made: Path) -> str:
 
 def export_encoder(args: argparse.Namespace, path: Path, made: Path) -> str:
     """Write an encoder as ONNX, and compare; returns what to tell of it."""
-    found = checkpoint.check_encoder(path, ("Classification", "Classifier"), args.threshold)
+    found = checkpoint.check_encoder(path, checkpoint.CLASSIFIERS, args.threshold)
     if not any(path.glob("*.safetensors")):  # else these are read
         told = "is ONNX already; give the checkpoint that it was made from"
         raise utils.InputError(f"{path}: {told}")

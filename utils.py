@@ -68,9 +68,8 @@ def iter_corpus(
             found = _oddities(row, refuse)
             if labelled:
                 labels = _check_labels(row, labels, refuse)
-        if found:
-            odd.update(found)
-            first_odd = first_odd or number
+        odd.update(found)
+        first_odd = first_odd or number * bool(found)
         if line:
             rows += 1
             yield row
@@ -122,7 +121,7 @@ def _oddities(row: Any, refuse: Callable) -> list[str]:
     named, begin, end = place.get("form"), place.get("begin"), place.get("end")
     is_text = isinstance(named, str) or (named is None and (target is None or place is target))
     named = named if isinstance(named, str) else None
-    id = row.get("id")
+    id, output = row.get("id"), row.get("output") or {}
     is_span = type(begin) is type(end) is int and str(form)[max(begin, 0) : max(end, 0)] == named
     found = {
         "targets that are no text, read as none": not is_text,
@@ -130,6 +129,7 @@ def _oddities(row: Any, refuse: Callable) -> list[str]:
         "begin and end that do not fit the text": not is_span
         and (bool(named) or (begin, end) != (None, None)),
         "lines without an id": not isinstance(id, str) or not id.strip(),
+        "outputs that are no object, read as none": not isinstance(output, dict),
         "broken characters": BROKEN.search(f"{id}{form}{named or ''}"),
     }
     return [kind for kind, is_there in found.items() if is_there]

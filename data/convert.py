@@ -304,6 +304,7 @@ def convert_table(args: argparse.Namespace) -> list[utils.Row]:
     for name in (args.text, args.target, *args.labels):
         if name is not None and name not in map(tables.column, columns):
             told = f"has no column {name!r}; it has {', '.join(columns)}; give one of these"
+            told += ", or part columns by commas, in .tsv by tabs" * (len(columns) == 1)
             raise utils.InputError(f"{args.source}: {told}")
     if args.separator and len(args.labels) > 1:
         raise utils.InputError("--separator goes with one column of --labels; name that alone")

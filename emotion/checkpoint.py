@@ -19,6 +19,8 @@ WEIGHTS = (".safetensors", ".bin")
 NEEDED_BY_TOKENIZERS = ("sentencepiece", "tiktoken", "protobuf")
 INSTALL = "pip install -r requirements-extra.txt"
 LEFT_ON_THE_HUB = ("*.bin", "*.pt", "*.h5", "*.msgpack", "*.ot")  # weights that are not read
+CLASSIFIERS = ("ForSequenceClassification", "Classifier")  # the ends of their names
+OF_LIBRARIES = ("httpx", "httpx2", "huggingface_hub.errors")  # modules of errors of other kinds
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, ImportError, UnpicklingError, SafetensorError)
 
 
@@ -72,6 +74,9 @@ def check_encoder(path: Path, architectures: tuple[str, ...], threshold: str | f
     if not architecture.endswith(architectures):
         told = f"{path}: is a checkpoint of {architecture}; predict with the script that trained it"
         raise utils.InputError(told)
+    if config.get("problem_type") != "multi_label_classification":  # which those of here name
+        told = "config.json does not say that each label has a sigmoid of its own (problem_type)"
+        utils.log.warning("warning: %s: %s: scores may be no probabilities", path, told)
     return Checkpoint(labels, *read_decision(path, labels, threshold), {})
 
 
@@ -222,7 +227,8 @@ def loading(path: Path | str) -> Iterator[None]:
     except utils.InputError:
         raise
     except Exception as error:
-        is_known = isinstance(error, LOADING_ERRORS) or type(error).__module__ == "httpx"  # of hub
+        is_known = isinstance(error, LOADING_ERRORS) or type(error).__module__ in OF_LIBRARIES
+        is_known |= type(error) is Exception  # of tokenizers, over a file that it cannot read
         if process.is_out_of_memory(error) or not is_known:
             raise
         if getattr(error, "errno", None) == errno.ENOSPC:

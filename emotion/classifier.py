@@ -89,7 +89,7 @@ def load(
         found, base = checkpoint.check_adapter(path, threshold)
         score_rows, _ = causal.load_scorer(path, base, found, precision, lines)
         return Classifier(found.labels, found.rule, score_rows)
-    found = checkpoint.check_encoder(path, ("Classification", "Classifier"), threshold)
+    found = checkpoint.check_encoder(path, checkpoint.CLASSIFIERS, threshold)
     from emotion import inputs
 
     score_rows, _ = inputs.load_scorer(path, precision, lines or LINES)

@@ -46,7 +46,9 @@ def load(path: Path | str) -> tuple[Any, Any]:
     quiet_loading()
     with loading(path):
         config = load_config(path)
-        tokenizer = load_tokenizer(path, config)
+        tokenizer, text = load_tokenizer(path, config), config.get_text_config()
+        if getattr(text, "pad_token_id", None) is None:  # of a decoder, by which it finds the end
+            text.pad_token_id = tokenizer.pad_token_id
         if (Path(path) / onnx_model.FILE).exists() and not any(Path(path).glob("*.safetensors")):
             return tokenizer, onnx_model.OnnxClassifier(Path(path), config)
         found = OURS.get(config.architectures[0], AutoModelForSequenceClassification)
@@ -76,7 +78,7 @@ def load_to_train(path: Path | str, labels: Sequence[str], head: str) -> tuple[A
         before, config = load_config(path), load_config(path, **settings)
         for name in ("auto_map", "threshold", "at_least_one"):  # of the training before
             vars(config).pop(name, None)
-        tokenizer = load_tokenizer(path, config)
+        tokenizer = part_by_a_token(load_tokenizer(path, config))
         architecture = (before.architectures or [""])[0]
         is_checkpoint = architecture.endswith("ForSequenceClassification") or architecture in OURS
         names = [name for _, name in sorted(before.id2label.items())]
@@ -190,10 +192,8 @@ def gru_names(names: Iterable[str]) -> list[str]:
 
 
 def load_tokenizer(path: Path | str, config: Any) -> Any:
-    """The tokenizer of a model: pads on the right, names the inputs that the model takes, has a
-    pad token, and puts something between text and target.
-
-    All of it is saved with it, so that plain use of a checkpoint reads what was trained.
+    """The tokenizer of a model: pads on the right, names the inputs that the model takes, and has
+    a pad token.
 
     Raises:
         utils.InputError: there is none, or it has no token to pad with.
@@ -211,6 +211,15 @@ def load_tokenizer(path: Path | str, config: Any) -> Any:
         raise utils.InputError(f"{path}: {told}, or give another model")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = end
+    return tokenizer
+
+
+def part_by_a_token(tokenizer: Any) -> Any:
+    """A tokenizer that puts something between text and target, which are a pair.
+
+    It is saved with it, so that plain use of a checkpoint reads what was trained.
+    """
+    end = tokenizer.sep_token or tokenizer.eos_token
     single, double = (tokenizer.num_special_tokens_to_add(pair=pair) for pair in (False, True))
     if single == double and end:
         first = tokenizer("a")["input_ids"][: single * (tokenizer.bos_token is not None)]

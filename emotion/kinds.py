@@ -104,9 +104,9 @@ def groups_of(runs: dict[Path, dict[str, Any]]) -> list[Group]:
         folds = comparable(run)["folds"]
         if missing := set(range(folds)) - group.keys():
             told = f"fold {min(missing)} of its {folds} is not named; train and name it too"
-            differ = (how_it_differs(run, other, min(missing)) for other in runs.values())
-            for other, flags in zip(runs, differ, strict=True):
-                if flags:
+            strays = (each for each in found if not each.keys() & group.keys())
+            for other, its in itertools.chain.from_iterable(each.values() for each in strays):
+                if flags := how_it_differs(run, its, min(missing)):
                     told = f"{other} is no fold of the same run, but another in {flags}"
                     told += "; train it with the same"
             raise utils.InputError(f"{path}: {told}")

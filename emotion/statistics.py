@@ -186,13 +186,18 @@ def compare(
     micro, per_label = bootstrap_f1(gold.astype(bool), stacked, sentences, resamples, seed)
     found = {"lines": len(gold), "sentences": int(sentences.max()) + 1}
     found |= {"resamples": resamples, "seed": seed} | figures_of(names, micro, per_label, labels)
-    groups = [[n for n, each in enumerate(kinds) if each == kind] for kind in dict.fromkeys(kinds)]
+    groups = grouped(kinds)
     if len(groups) == len(names):
         return found
     more = {1: "", 2: " and 1 other seed"}
     named = [names[g[0]] + more.get(len(g), f" and {len(g) - 1} other seeds") for g in groups]
     micro, per_label = (over_seeds(each, groups, seed) for each in (micro, per_label))
     return found | {"kinds": figures_of(named, micro, per_label, labels)}
+
+
+def grouped(kinds: Sequence[str]) -> list[list[int]]:
+    """The indices of each kind, in the order of the first of them."""
+    return [[n for n, each in enumerate(kinds) if each == kind] for kind in dict.fromkeys(kinds)]
 
 
 def figures_of(

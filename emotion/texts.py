@@ -69,8 +69,9 @@ def open_source(args: argparse.Namespace) -> Source:
         is_misplaced = form == "jsonl" if flag == "target" else form not in DELIMITERS
         is_misplaced = path is None if flag == "format" else is_misplaced
         if getattr(args, flag) and is_misplaced:
-            told = "is not for sentences" if path is None else f"is not for {form}"
-            raise utils.InputError(f"--{flag.replace('_', '-')}: {told}; leave it out")
+            told = f"is not for {'sentences' if path is None else form}; leave it out"
+            told += ", and give a table by --input" * (path is None and not args.texts)
+            raise utils.InputError(f"--{flag.replace('_', '-')}: {told}")
     if args.texts:
         return Source("screen", [], ((text, target, {}) for text in args.texts))
     if path is None:

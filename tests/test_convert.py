@@ -264,6 +264,7 @@ def test_labels_that_look_alike_are_one_and_a_list_is_read_as_one(tmp_path):
         ("text,joy\n좋다,1,1\n", (), "line 2: has 3 columns, and the first line 2"),
         ("text,joy\n\u200b,1\n", (), "line 1: input.form: is missing, blank"),
         ("text,anger\n좋다,1\n", (), "has no column 'joy'; it has text, anger"),
+        ("text;joy\n좋다;1\n", (), "it has text;joy; give one of these, or part columns by commas"),
         ("text,text\n", (), "has no header, or a column twice"),
         ("", (), "has no header"),
         (b"text,joy\n\xff\xff,1\n", (), "neither UTF-8 nor cp949"),

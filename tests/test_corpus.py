@@ -201,6 +201,15 @@ def test_who_writes_a_target_as_a_string_is_told_how_it_is_written(tmp_path, war
     assert 'read as none (1) (write {"target": {"form": TEXT}}); all lines are used' in warning
 
 
+@pytest.mark.parametrize("output", ["joy", ["joy"], 1])
+def test_labels_that_are_no_object_are_warned_of_in_a_file_to_predict(tmp_path, output, warnings):
+    row = make_row(labels=None) | {"output": output}
+    path = write_lines(tmp_path / "corpus.jsonl", row, row)
+    assert data.summarise(path, EMOTIONS) == (2, False)
+    [warning] = warnings()
+    assert "line 1 first: outputs that are no object, read as none (2); all" in warning
+
+
 def test_labels_on_some_lines_alone_are_told_of_and_not_used(tmp_path, warnings):
     rows = [make_row("p", labels=None) | {"output": output} for output in UNLABELLED[1:]]
     for mixed in ([*rows, GOOD], [GOOD, *rows]):

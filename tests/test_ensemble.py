@@ -125,8 +125,7 @@ def test_average_beats_its_members_and_writes_a_run_like_any_other(members, tmp_
     comparison = read_json(output / "comparison.json")["test"]
     assert list(comparison["systems"]) == [*map(str, members), "the average"]
     for figures in comparison["systems"].values():
-        micro = figures["micro_f1"]
-        assert micro["low"] < micro["value"] < micro["high"]
+        assert (micro := figures["micro_f1"])["low"] < micro["value"] < micro["high"]
         assert list(figures["per_emotion"]) == list(EMOTIONS)
     average = comparison["systems"]["the average"]
     for name in ("micro_f1", "macro_f1"):
@@ -430,9 +429,8 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
         rf"\n\| always every label \| \| \| 0\.\d+ \| {every:.3f} \| {every:.3f} \|", table
     )
     assert every > utils.macro_f1(gold, always) and "accuracy" not in table
-    assert_refused(
-        call("predict.py", run, "표"), f"{run / 'best'}: holds a decision rule and no model"
-    )
+    refused = call("predict.py", run, "표")
+    assert_refused(refused, f"{run / 'best'}: holds a decision rule and no model")
     record, other = read_json(run / "run.json"), tmp_path / "other"
     shutil.copytree(run, other)
     (other / "run.json").write_text(json.dumps(record | {"git_commit": f"{'0' * 40}-dirty"}))
@@ -447,12 +445,6 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     (tmp_path / "test.jsonl").unlink()  # and no flag says where it is now
     outcome = call("results.py", run)
     assert_refused(outcome, "no such file; ")
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    for split, part in {"train": rows[:80], "dev": rows[80:120], "test": rows[120:160]}.items():
-        part = [row | {"output": {"joy": row["output"]["joy"]}} for row in part]
-        write_rows(alone / f"{split}.jsonl", part)
-    assert call("linear.py", "--corpus", alone, "--output-dir", alone / "out").returncode == 0
     assert outcome.stderr.endswith(f"put the test file of {run} there again\n")
     record = read_json(run / "run.json")  # and of one that was given no test file
     record["data"].pop("test")
@@ -461,6 +453,14 @@ def test_the_linear_model_is_a_run_and_results_are_tabled(tmp_path):
     assert_refused(call("results.py", run), f"{run}: scored no test lines; predict some with it")
     told = "no such page; check --write and --runs"
     assert_refused(call("results.py", "--write", tmp_path / "no.md", "--runs", tmp_path), told)
+
+
+def test_the_linear_model_of_one_label(tmp_path):
+    rows = utils.read_corpus(utils.SAMPLE / "train.jsonl")
+    for split, part in {"train": rows[:80], "dev": rows[80:120], "test": rows[120:160]}.items():
+        part = [row | {"output": {"joy": row["output"]["joy"]}} for row in part]
+        write_rows(tmp_path / f"{split}.jsonl", part)
+    assert call("linear.py", "--corpus", tmp_path, "--output-dir", tmp_path / "out").returncode == 0
 
 
 def test_the_rules_of_the_ablation():
@@ -574,6 +574,16 @@ def test_folds_of_another_run_are_told_apart_by(change, told):
     assert len(kinds.groups_of({Path("a"): first, Path("b"): second})) == 1
     with pytest.raises(utils.InputError, match=f"no fold of the same run, but another in {told};"):
         kinds.groups_of({Path("a"): first, Path("b"): second | change})
+
+
+def test_a_fold_that_is_forgotten_beside_another_whole_run_is_named():
+    one = {"script": "gpt_train.py", "data": {}}
+    runs = {
+        Path(f"{seed}-{fold}"): one | {"arguments": ARGUMENTS | {"seed": seed, "fold": fold}}
+        for seed, fold in ((42, 0), (43, 0), (43, 1))
+    }
+    with pytest.raises(utils.InputError, match="42-0: fold 1 of its 2 is not named; train and"):
+        kinds.groups_of(runs)
 
 
 def test_runs_of_a_repeated_id_are_refused_with_what_mends_them(tmp_path):

@@ -12,13 +12,18 @@ import sys
 import time
 import unicodedata
 
-import httpx
+import httpx2
 import huggingface_hub
 import numpy as np
 import pytest
 from conftest import EMOTIONS, ROOT, assert_refused, call, make_row, write_rows
 from huggingface_hub.errors import LocalEntryNotFoundError
-from small_runs import MODELS, ROBERTA
+from small_runs import GPT_NEOX, MODELS, ROBERTA
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 import predict
 import utils
@@ -513,7 +518,7 @@ def test_a_corpus_file_is_read_as_the_scripts_read_it(small, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--format", "csv"], "--format: is not for sentences"),
+        (["--format", "csv"], "is not for sentences; leave it out, and give a table by --input"),
         (["글", "--text-column", "a"], "--text-column: is not for sentences"),
         (["--input", "in.jsonl", "--target", "표"], "--target: is not for jsonl"),
         (["--input", "in.jsonl", "--target-column", "t"], "--target-column: is not for jsonl"),
@@ -647,7 +652,7 @@ def test_what_is_for_training_alone_is_told_where_something_is_predicted(small, 
         assert f"warning: {flag} is for training; what the checkpoint was" in outcome.stdout
 
 
-@pytest.mark.parametrize("error", [httpx.ReadTimeout("slow"), LocalEntryNotFoundError("no net")])
+@pytest.mark.parametrize("error", [httpx2.ReadTimeout("slow"), LocalEntryNotFoundError("no net")])
 def test_a_download_that_breaks_off_is_told_of(error, monkeypatch):
     def fail(*_, **__):
         raise error
@@ -655,6 +660,40 @@ def test_a_download_that_breaks_off_is_told_of(error, monkeypatch):
     monkeypatch.setattr(checkpoint, "describe_model", lambda *_: "downloading")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     assert_refused(call("predict.py", "a/model", "글"), "a/model: cannot be loaded: ")
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("config.json", {"hidden_size": "32"}),
+        ("tokenizer.json", {"post_processor": {"type": "OfAnotherVersion"}}),
+    ],
+)
+def test_a_file_of_another_version_is_told_in_one_line(file, changed, small, tmp_path):
+    best = shutil.copytree(small.undisturbed("bert_plain.py") / "best", tmp_path / "best")
+    content = outputs.read_json(best / file) | changed
+    (best / file).write_text(json.dumps(content), encoding="utf-8")
+    assert_refused(call("predict.py", best, "글"), f"{best}: cannot be loaded: ")
+
+
+def test_a_decoder_classifier_from_elsewhere_reads_what_it_was_taught(tmp_path, caplog):
+    tokenizer = AutoTokenizer.from_pretrained(GPT_NEOX, pad_token=None)
+    given = {"num_labels": 2, "pad_token_id": None, "dtype": "float32"}
+    model = AutoModelForSequenceClassification.from_pretrained(GPT_NEOX, **given).eval()
+    tokenizer.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    texts = ["오늘 급식 최고", "너무 무섭다", "글"]
+    found = predict.load(tmp_path, threshold=0.5)(texts)
+    for text, each in zip(texts, found, strict=True):
+        logits = model(**tokenizer(text, return_tensors="pt")).logits[0]
+        assert list(each["scores"].values()) == pytest.approx(logits.sigmoid().tolist(), abs=1e-4)
+    assert f"warning: {tmp_path}: config.json does not say that each label has" in caplog.text
+
+
+def test_a_classifier_of_tokens_is_none_of_texts(tmp_path):
+    AutoModelForTokenClassification.from_pretrained(ROBERTA, num_labels=3).save_pretrained(tmp_path)
+    refused = call("predict.py", tmp_path, "글", "--threshold", 0.5)
+    assert_refused(refused, f"{tmp_path}: is a checkpoint of RobertaForTokenClassification; ")
 
 
 def test_a_wish_for_no_bars_is_met_without_a_word():

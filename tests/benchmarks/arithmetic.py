@@ -8,6 +8,7 @@ loads it. Prints the largest difference of a score between the two, that from fl
 time, and the seconds of the batches.
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -46,13 +47,17 @@ def load_plainly(path: str) -> torch.nn.Module:
 
 
 def main() -> None:
-    """Print a row for each arithmetic."""
+    """Parse the command line."""
     parser = cli.ArgumentParser("arithmetic.py", __doc__)
     parser.add_argument("--model", required=True, help="a from_pretrained directory")
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--language", choices=("ko", "en"), default="ko")
     cli.count(parser, "--lines", 64, "of dev.jsonl")
-    options = parser.parse_args()
+    cli.run_tool(parser, show, None)
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print a row for each arithmetic."""
     rows = utils.read_corpus(options.corpus / "dev.jsonl", labelled=True)[: options.lines]
     strings = make_strings(options.language, utils.labels_of(rows))
     tokenizer = AutoTokenizer.from_pretrained(options.model)

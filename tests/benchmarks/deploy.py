@@ -9,6 +9,7 @@ rule with a 95 % interval from 10,000 resamples, and its difference from the fir
 run of linear.py on the same lines, which says itself what it took there, on lines of dev.
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -32,12 +33,16 @@ def mib(checkpoint: Path) -> float:
 
 
 def main() -> None:
-    """Print a row for each."""
+    """Parse the command line."""
     parser = cli.ArgumentParser("deploy.py", __doc__)
     parser.add_argument("checkpoints", metavar="NAME=CHECKPOINT[:PRECISION]", nargs="+")
     parser.add_argument("--lines", type=Path, required=True, help="a labelled corpus file")
     parser.add_argument("--linear", type=Path, help="a run of linear.py whose test this is")
-    options = parser.parse_args()
+    cli.run_tool(parser, show, None)
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print a row for each."""
     torch.set_num_threads(1)
     rows = utils.read_corpus(options.lines, labelled=True)
     forms, took, found = [row["input"]["form"] for row in rows], {}, {}

@@ -20,7 +20,7 @@ import numpy as np
 import results
 
 import utils
-from emotion import classifier, cli, statistics, systems, targets
+from emotion import classifier, cli, kinds, statistics, systems, targets
 
 ASKED = ("true", "no place", "another", "none")
 
@@ -51,7 +51,12 @@ def with_targets(rows: list[utils.Row]) -> dict[str, list[utils.Row]]:
 def show(options: argparse.Namespace) -> None:
     """Print a row for each kind of run."""
     runs = {path: systems.read_run(path) for path in options.runs}
-    lines = results.Lines(options.runs[0], runs[options.runs[0]], options.split)
+    for path, record in runs.items():
+        lines = results.Lines(path, record, options.split)
+        if options.split == "dev" and kinds.is_pooled(record):
+            told = "runs of folds have learnt lines of dev; ask them with --split test"
+            raise utils.InputError(f"{path}: {told}")
+    systems.read_scored_file({}, options.split, runs)  # of one file
     asked = with_targets(lines.rows)
     lines.choose(asked["true"])
     found = {}
@@ -69,7 +74,7 @@ def show(options: argparse.Namespace) -> None:
         for each, rows in as_read.items():
             found[path, each] = np.array([predicted[str(row["input"])] for row in rows])
     micro, _ = lines.f1([found[path, each] for each in ASKED for path in runs])
-    groups = list(results.by_kind(list(runs.values())).values())
+    groups = statistics.grouped(kinds.kinds_of(list(runs.values())))
     count = len(runs)
     means = [
         statistics.over_seeds(micro[:, n * count : (n + 1) * count], groups, statistics.SEED)

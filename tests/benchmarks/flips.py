@@ -20,10 +20,9 @@ import numpy as np
 import published
 
 import utils
-from emotion import cli, report, systems
+from emotion import cli, data, report, systems
 
 FLAGS = (*published.BERT, "--pooling", "mean", "--head-lr", "1e-2", "--epochs", "2")
-FOLDS = 5
 SHARE = 0.05  # of the lines
 
 
@@ -53,8 +52,10 @@ def main() -> None:
 def show(options: argparse.Namespace) -> None:
     """Plant, train, rank, print."""
     output = options.output_dir
-    train, dev = (utils.read_corpus(options.corpus / f"{each}.jsonl") for each in ("train", "dev"))
+    files = [options.corpus / f"{each}.jsonl" for each in ("train", "dev")]
+    train, dev = (utils.read_corpus(each, labelled=True) for each in files)
     labels, rows = utils.labels_of(train), train + dev
+    data.check_ids(rows, f"{files[0]} and {files[1]}")
     planted = plant(rows, labels)
     output.mkdir(parents=True, exist_ok=True)
     for name, lines in {"train": train, "dev": dev, "all": rows}.items():
@@ -64,8 +65,8 @@ def show(options: argparse.Namespace) -> None:
     itself = (*itself, "--test-file", str(output / "all.jsonl"))
     given = ("--model", options.model, "--dev-file", str(output / "dev.jsonl"))
     commands = {
-        f"fold-{fold}": (*by_fold, *given, "--folds", str(FOLDS), "--fold", str(fold))
-        for fold in range(FOLDS)
+        f"fold-{fold}": (*by_fold, *given, "--folds", str(published.FOLDS), "--fold", str(fold))
+        for fold in range(published.FOLDS)
     }
     for name in published.make({**commands, "itself": (*itself, *given)}, output, options.jobs):
         print(f"finished {name}", flush=True)

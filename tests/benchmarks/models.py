@@ -54,7 +54,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import utils
 from emotion import causal, cli, scoring, targets
-from emotion.inputs import longest_input
 
 LINES = {"train": 64, "dev": 48}
 BOUNDS = {"fp32": 1e-5, "auto": 2e-3}
@@ -184,9 +183,9 @@ def score_encoder(best: Path, _: Path, pairs: Pairs, precision: str) -> Iterator
     model = AutoModelForSequenceClassification.from_pretrained(best, trust_remote_code=True)
     model = model.to(scoring.device()).eval()
     tokenizer = AutoTokenizer.from_pretrained(best)
-    settings = {"truncation": "only_first", "max_length": longest_input(tokenizer, model)}
+    settings = {"truncation": "only_first", "return_tensors": "pt"}
     for text, target in pairs:
-        inputs = tokenizer(text, target, return_tensors="pt", **settings).to(model.device)
+        inputs = tokenizer(text, target, **settings).to(model.device)
         yield model(**inputs).logits[0].double().sigmoid().tolist()
 
 

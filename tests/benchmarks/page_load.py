@@ -6,6 +6,7 @@ Starts the page, and asks it about lines of a corpus file by 1, 8 and 32 clients
 which waits for its answer before it asks again.
 """
 
+import argparse
 import concurrent.futures
 import itertools
 import json
@@ -43,12 +44,16 @@ def ask(text: str) -> float:
 
 
 def main() -> None:
-    """Print a row for each number of clients."""
+    """Parse the command line."""
     parser = cli.ArgumentParser("page_load.py", __doc__)
     parser.add_argument("--checkpoint", required=True, help="a directory")
     parser.add_argument("--texts", type=Path, required=True, help="a corpus file")
     cli.count(parser, "--requests", 256, "for each number of clients")
-    options = parser.parse_args()
+    cli.run_tool(parser, show, None)
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print a row for each number of clients."""
     forms = itertools.cycle(row["input"]["form"] for row in utils.iter_corpus(options.texts))
     command = [sys.executable, str(ROOT / "predict.py"), options.checkpoint, "--serve", str(PORT)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as server:

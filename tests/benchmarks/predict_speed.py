@@ -8,6 +8,7 @@ first lines of a corpus file, `load(...)` and `pipeline("text-classification", b
 the same type. Medians, and the ratio to the plain side; times are this machine's.
 """
 
+import argparse
 import itertools
 import statistics
 import subprocess
@@ -108,13 +109,17 @@ def many(checkpoint: Path, texts: list[str], precision: str) -> dict[str, float]
 
 
 def main() -> None:
-    """Print a row for each measurement."""
+    """Parse the command line."""
     parser = cli.ArgumentParser("predict_speed.py", __doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="best/ of a run")
     parser.add_argument("--texts", type=Path, required=True, help="a corpus file")
     cli.count(parser, "--runs", 5, "of each side, for one sentence")
     cli.count(parser, "--lines", 5000, "of the file, over and over")
-    options = parser.parse_args()
+    cli.run_tool(parser, show, None)
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print a row for each measurement."""
     transformers.utils.logging.set_verbosity_error()
     rows: list[tuple[str, float, float]] = []
     for what, measure in (("one sentence, cold: s", cold), ("one sentence, warm: s", warm)):

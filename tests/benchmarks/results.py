@@ -4,7 +4,7 @@
     python tests/benchmarks/results.py --write FILE --runs DIR    write those of a page anew
 
 Runs that scored the same test file stand in one table. Those that differ in nothing but their seed
-are a row: means, with 95 % intervals from 10,000 resamples of lines and seeds together. Each run
+are a row: means, with 95 % intervals from 10,000 resamples of sentences and seeds. Each run
 decides by the rule that it saved; "macro-F1, tuned for it" by one tuned on dev for macro-F1. Where
 each line has one label, accuracy is how often the most probable one is right. Seconds and memory
 are means of the runs', as their run.json says.
@@ -76,14 +76,6 @@ def tuned_for_macro(path: Path, run: Run, test: Lines) -> np.ndarray:
     return tried[0][0](test.of(run, "scores"))
 
 
-def by_kind(runs: Sequence[Run]) -> dict[str, list[int]]:
-    """Which runs differ in nothing but their seed."""
-    groups: dict[str, list[int]] = {}
-    for index, kind in enumerate(kinds.kinds_of(runs)):
-        groups.setdefault(kind, []).append(index)
-    return groups
-
-
 def name_of(paths: Sequence[Path]) -> str:
     """What the runs of a row are called: of several, without their seeds."""
     return str(paths[0]) if len(paths) == 1 else re.sub(r"-\d+$", "", str(paths[0]))
@@ -116,7 +108,7 @@ def table(named: dict[Path, Run]) -> Iterator[str]:
     if (test.gold.sum(-1) == 1).all():
         highest = [rules.Rule(np.inf, at_least_one=True)(test.of(run, "scores")) for run in runs]
         figures["accuracy"], _ = test.f1(highest)  # of one label a line, micro-F1 is that
-    groups = list(by_kind(runs).values())
+    groups = statistics.grouped(kinds.kinds_of(runs))
     of_groups = {
         name: statistics.over_seeds(each, groups, statistics.SEED) for name, each in figures.items()
     }
