@@ -626,6 +626,8 @@ def test_folds_trained_apart_meet_again(tmp_path):
     alone = call("ensemble.py", tmp_path / "0", "--output-dir", tmp_path / "out")
     assert_refused(alone, f"{tmp_path / '0'}: fold 1 of its 2 is not named; train and name it too")
     runs = [tmp_path / "0", tmp_path / "1"]
+    learnt = f"{runs[0]}: runs of folds have learnt lines of dev; ask them with --split test"
+    assert_refused(call("exchange.py", runs[0], "--split", "dev"), learnt)
     copy = shutil.copytree(runs[1], tmp_path / "copy")
     twice = call("ensemble.py", *runs, copy, "--output-dir", tmp_path / "out")
     assert_refused(twice, f"{copy}: fold 0 of its 2 is not named; train and name it too")

@@ -518,7 +518,7 @@ def test_a_corpus_file_is_read_as_the_scripts_read_it(small, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--format", "csv"], "is not for sentences; leave it out, and give a table by --input"),
+        (["--format", "csv"], "--format: is not for sentences; leave it out, and give a table by"),
         (["글", "--text-column", "a"], "--text-column: is not for sentences"),
         (["--input", "in.jsonl", "--target", "표"], "--target: is not for jsonl"),
         (["--input", "in.jsonl", "--target-column", "t"], "--target-column: is not for jsonl"),
@@ -694,6 +694,19 @@ def test_a_classifier_of_tokens_is_none_of_texts(tmp_path):
     AutoModelForTokenClassification.from_pretrained(ROBERTA, num_labels=3).save_pretrained(tmp_path)
     refused = call("predict.py", tmp_path, "글", "--threshold", 0.5)
     assert_refused(refused, f"{tmp_path}: is a checkpoint of RobertaForTokenClassification; ")
+
+
+def test_plain_use_of_best_cuts_a_text_where_the_model_ends(tmp_path):
+    base = shutil.copytree(ROBERTA, tmp_path / "base")
+    settings = outputs.read_json(base / "tokenizer_config.json")
+    del settings["model_max_length"]
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    file = write_rows(tmp_path / "rows.jsonl", [make_row(str(n)) for n in range(4)])
+    given = ["--model", base, "--train-file", file, "--dev-file", file, "--epochs", 1]
+    outcome = call("bert_plain.py", *given, "--output-dir", tmp_path / "out")
+    assert outcome.returncode == 0, outcome.stderr
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "best")
+    assert len(tokenizer("급식 최고 " * 600, truncation=True)["input_ids"]) == 512
 
 
 def test_a_wish_for_no_bars_is_met_without_a_word():

@@ -12,6 +12,7 @@ import argparse
 import collections
 import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
@@ -92,12 +93,12 @@ def show(options: argparse.Namespace) -> None:
         print(f"| {name} | {len(group)} | {' | '.join(map(statistics.show_interval, cells))} |")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Ask again, and print a row for each kind of run."""
     parser = cli.ArgumentParser("exchange.py", __doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     parser.add_argument("--split", choices=("dev", "test"), default="test")
-    cli.run_tool(parser, show, None)
+    cli.run_tool(parser, show, argv)
 
 
 if __name__ == "__main__":
