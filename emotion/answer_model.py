@@ -16,18 +16,19 @@ from transformers import DynamicCache
 import utils
 from emotion import process, scoring
 from emotion.answers import (
+    TOLERANCE,
     AnswerHead,
     HeadFunction,
     LabelHead,
     measure_head,
     text_decoder,
     to_scores,
+    warn_unless_causal,
 )
 from emotion.memory import Layout
 from emotion.prompt import Prompt, Suffix, attention_mask, row_length
 
 WANTED = {"attention_mask", "position_ids", "past_key_values"}  # of a decoder, on the fast way
-TOLERANCE = 1e-3  # of a log-probability in float32, between two ways
 
 
 class PrefixCache(DynamicCache):
@@ -193,6 +194,7 @@ class AnswerModel(nn.Module):
         precision, was_training = self.precision, self.training
         self.set_precision("fp32")
         self.eval()
+        warn_unless_causal(self.causal, (self.prompt.prefix_ids + suffixes[0])[:8])
         self.head.train()  # it normalises
         plain = torch.cat([self.plain([suffix], pads=False) for suffix in suffixes])
         found = self.distance_of_fast_way(plain, suffixes)
@@ -265,9 +267,7 @@ class AnswerModel(nn.Module):
         return "logits_to_keep" in inspect.signature(self.causal.forward).parameters
 
     def tokens(self, suffix: Suffix) -> int:
-        """How many tokens a line in rows of its own takes with its padding; on the fast way, the
-        shared beginning left out.
-        """
+        """Tokens of a line in rows of its own, padded; on the fast way without the beginning."""
         if self.is_fast:
             return row_length(self.prompt.length(suffix))
         return self.prompt.rows([suffix])["input_ids"].numel()

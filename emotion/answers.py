@@ -7,9 +7,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import utils
 from emotion.prompt import padded
 
 BASE_LOGIT = -1.7  # of a label that one line in six shows, which is about what the corpora have
+TOLERANCE = 1e-3  # of a log-probability in float32, between two ways
 VOCABULARY_CHUNK = 8192  # rows of the head that are held in float32 at a time
 
 
@@ -36,6 +38,17 @@ def text_decoder(model: Any) -> Any:
     """What gives the hidden states that the head of a causal language model reads."""
     decoder = model.get_decoder()
     return model.base_model if decoder is model.get_output_embeddings() else decoder
+
+
+@torch.no_grad()
+def warn_unless_causal(model: Any, input_ids: list[int]) -> None:
+    """Warn where what some tokens foretell hangs on the last of them."""
+    row = torch.tensor([input_ids], device=model.device)
+    long, short = (model(input_ids=each).logits.float() for each in (row, row[:, :-1]))
+    moved = long[:, :-1].log_softmax(-1) - short.log_softmax(-1)
+    if float(moved.abs().max()) > TOLERANCE:  # what is not finite is told of elsewhere
+        told = "a token sees those behind it, as in an encoder, which bert_plain.py trains"
+        utils.log.warning("warning: %s: %s", type(model).__name__, told)
 
 
 def measure_head(model: Any, input_ids: list[int]) -> HeadFunction | None:

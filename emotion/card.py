@@ -32,6 +32,22 @@ its answers become scores.""",
 Each label has a sigmoid of its own; it is present where its score reaches the threshold (or,
 where it says so, is the highest).""",
 }
+MERGED = """# A classifier of sequences
+
+Of a model of type {base} and an adapter of `gpt_train.py`, merged. It is asked with the words that
+it was trained with, which stand in its chat template too:
+
+    from transformers import pipeline
+    classify = pipeline("text-classification", "DIR", top_k=None, function_to_apply="{function}")
+    classify({prefix!r} + text + {target!r} + target + {response!r})
+    classify({prefix!r} + text + {response!r})  # without a target
+
+A label is present from the threshold in `config.json` on (of a list, from the one in its place in
+`id2label`); where `at_least_one` is true there, so is the most probable one of a text.
+
+{read}{moved}
+"""
+MOVED = "\nScores lack a constant, and are not those of `gpt_inference.py`; decisions are the same."
 NORMALISED = {
     True: """Texts were normalised in training, and are to be in use: characters that are not seen
 go, blanks are folded, Unicode is NFC, runs of one mark or Hangul letter become two, names as

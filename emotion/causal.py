@@ -26,9 +26,9 @@ import utils
 from emotion import answer_model, outputs, process, scoring
 from emotion.answer_model import AnswerModel
 from emotion.answers import text_decoder
-from emotion.checkpoint import HEAD_FILE, Checkpoint, check_base, loading
+from emotion.checkpoint import HEAD_FILE, Checkpoint, check_base, check_measures, loading
 from emotion.encoder import quiet_loading
-from emotion.prompt import Prompt, measures
+from emotion.prompt import Prompt
 from emotion.vocabulary import read_tokenizer
 
 LINEAR = (nn.Linear, Conv1D)
@@ -247,13 +247,10 @@ def load_checkpoint(
     with loading(directory):
         tokenizer = read_tokenizer(directory)
     with loading(base):
-        has = measures(AutoConfig.from_pretrained(base, trust_remote_code=False))
-    for name, value in has.items():
-        wanted = found.settings["base"].get(name)
-        if value != wanted:
-            told = f"fits a base with {name} {wanted}, and {base} has {value}"
-            raise utils.InputError(f"{directory}: {told}; give another --model")
-    prompt = Prompt.of_checkpoint(found.settings, tokenizer, has["vocab_size"])
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    check_measures(directory, found.settings["base"], base, config)
+    size = config.get_text_config().vocab_size
+    prompt = Prompt.of_checkpoint(found.settings, tokenizer, size)
     adapted = load_base(base, precision, where, prompt.objective != "head")
     with loading(directory):
         adapted = peft.get_peft_model(adapted, peft.PeftConfig.from_pretrained(directory))

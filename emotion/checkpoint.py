@@ -126,6 +126,20 @@ def check_base(adapter: Path, own: str, given: str) -> None:
         utils.log.warning("warning: %s: %s", adapter, told)
 
 
+def measures(config: Any) -> dict[str, Any]:
+    """What an adapter's base has to agree in."""
+    names, text = ("vocab_size", "hidden_size", "num_hidden_layers"), config.get_text_config()
+    return {"model_type": text.model_type} | {name: getattr(text, name, None) for name in names}
+
+
+def check_measures(adapter: Path, trained_on: dict[str, Any], base: str, config: Any) -> None:
+    """Raise utils.InputError where a base has not the `measures` of that of an adapter."""
+    for name, value in measures(config).items():
+        if value != trained_on.get(name):
+            told = f"fits a base with {name} {trained_on.get(name)}, and {base} has {value}"
+            raise utils.InputError(f"{adapter}: {told}; give another --model")
+
+
 OBJECTIVES = ("answer", "multilabel", "head")  # of gpt_train.py
 HEAD_FILE = "head.safetensors"  # beside the adapter, with the last of them
 

@@ -220,6 +220,7 @@ def run_script(
         says = process.is_main_process() or is_alone
         parser.exit(code, f"{parser.prog}: {told}\n" if says else None)
     finally:
+        process.drop_output()
         for each in process.stop_signals() if argv is None else ():
             signal.signal(each, signal.SIG_IGN)  # all is done, and torch takes a moment to leave
 

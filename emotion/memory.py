@@ -80,6 +80,22 @@ class Estimate(NamedTuple):
     computes_again: bool
 
 
+def check_config(name: str, config: Any, max_length: int) -> None:
+    """Raise utils.InputError where a model takes fewer tokens, or is quantised otherwise than here.
+
+    Args:
+        config: of the model.
+    """
+    already = getattr(config, "quantization_config", None) or {}
+    if (quantised := already.get("quant_method", "bitsandbytes")) != "bitsandbytes":
+        told = f"its weights are in {quantised}, which are not put in 4 bits"
+        raise utils.InputError(f"{name}: {told}; give a copy of it in bfloat16")
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if longest and 0 < longest < max_length:
+        told = f"{name} takes {longest} tokens; give that or less"
+        raise utils.InputError(f"--max-length {max_length}: {told}")
+
+
 def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estimate:
     """Count what a model holds, and what its layers keep for the backward pass: they are run on
     PyTorch's meta device, which has sizes and no numbers.
@@ -88,19 +104,16 @@ def estimate(name: str, adapter: Any, max_length: int, precision: str) -> Estima
         adapter: from the model to its `peft.LoraConfig`.
 
     Raises:
-        utils.InputError: the model has no such layers to adapt, or takes fewer tokens.
+        utils.InputError: the model has no such layers to adapt; as `check_config`.
     """
     quiet_loading()
     with loading(name), torch.device("meta"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        check_config(name, config, max_length)
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, trust_remote_code=False
         )
     text = config.get_text_config()
-    longest = getattr(text, "max_position_embeddings", None)
-    if longest and 0 < longest < max_length:
-        told = f"{name} takes {longest} tokens; give that or less"
-        raise utils.InputError(f"--max-length {max_length}: {told}")
     head, lora = model.get_output_embeddings(), adapter(model)
     in_4_bits = {nn.Linear, Conv1D}  # subclasses stay as they are
     linears = [m.weight for m in model.modules() if type(m) in in_4_bits and m is not head]

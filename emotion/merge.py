@@ -23,27 +23,11 @@ from transformers.pytorch_utils import Conv1D
 import utils
 from emotion import card, outputs, targets
 from emotion.answers import BASE_LOGIT
-from emotion.checkpoint import HEAD_FILE, LEFT_ON_THE_HUB, Checkpoint, loading
+from emotion.checkpoint import HEAD_FILE, Checkpoint, check_measures, loading
 from emotion.prompt import Prompt
 from emotion.vocabulary import read_tokenizer
 
 SHARD = 2**29  # bytes of a file
-CARD = """# A classifier of sequences
-
-Of a model of type {base} and an adapter of `gpt_train.py`, merged. It is asked with the words that
-it was trained with, which stand in its chat template too:
-
-    from transformers import pipeline
-    classify = pipeline("text-classification", "DIR", top_k=None, function_to_apply="{function}")
-    classify({prefix!r} + text + {target!r} + target + {response!r})
-    classify({prefix!r} + text + {response!r})  # without a target
-
-A label is present from the threshold in `config.json` on (of a list, from the one in its place in
-`id2label`); where `at_least_one` is true there, so is the most probable one of a text.
-
-{read}{moved}
-"""
-MOVED = "\nScores lack a constant, and are not those of `gpt_inference.py`; decisions are the same."
 
 
 class Base:
@@ -51,8 +35,11 @@ class Base:
 
     def __init__(self, name: str) -> None:
         with loading(name):
-            given = {"ignore_patterns": LEFT_ON_THE_HUB}
-            path = Path(name) if Path(name).is_dir() else Path(snapshot_download(name, **given))
+            wanted = {
+                "allow_patterns": "*.safetensors",
+                "ignore_patterns": ["*/*", "consolidated*"],
+            }
+            path = Path(name) if Path(name).is_dir() else Path(snapshot_download(name, **wanted))
             self.files: dict[str, Path] = {}
             for file in sorted(path.glob("*.safetensors")):
                 with safe_open(file, "pt") as opened:
@@ -85,9 +72,13 @@ class Merged:
         self.path, self.found, self.settings = path, found, found.settings
         with loading(base), torch.device("meta"):
             self.config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+            check_measures(path, self.settings["base"], base, self.config)
             causal = AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
             self.kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(self.config), None)
             single = self.kind(self.config) if self.kind else nn.Module()
+        embedding = causal.get_input_embeddings()
+        self.embedding = next(n for n, p in causal.named_parameters() if p is embedding.weight)
+        self.scale = getattr(embedding, "scalar_embed_scale", 1.0)  # as Gemma's
         self.wanted = set(single.state_dict()) - {"score.weight"}
         self.base, head = Base(base), causal.get_output_embeddings()
         self.linears = linears_of(causal, head)
@@ -152,10 +143,13 @@ class Merged:
             raise utils.InputError(f"{base}: its files have no {names[head]}; it cannot be merged")
         return found[0]
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and value of each tensor, in float32."""
+    def tensors(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and value of each tensor, in float32, to be written in `dtype`."""
         for name in sorted(self.wanted):
-            yield name, self.merged(name)
+            weight, scale = self.merged(name), torch.tensor(self.scale)
+            if name == self.embedding and dtype != torch.bfloat16:  # in which training scales it
+                weight = (weight.bfloat16() * scale.bfloat16()).float() / scale.to(dtype).float()
+            yield name, weight
         yield "score.weight", self.score()[0]
 
     def merged(self, name: str) -> torch.Tensor:
@@ -205,7 +199,7 @@ class Merged:
         weights = size = 0
         shard: dict[str, torch.Tensor] = {}
         index: dict[str, str] = {}
-        for name, tensor in self.tensors():
+        for name, tensor in self.tensors(dtype):
             shard[name] = tensor.to(dtype).contiguous()
             size += shard[name].nbytes
             if size >= SHARD or name == "score.weight":
@@ -244,14 +238,14 @@ class Merged:
         self.tokenizer.save_pretrained(directory)
         decision = {"labels": labels, "threshold": threshold, "at_least_one": rule.at_least_one}
         outputs.write_json(directory / "decision.json", decision)
-        told = CARD.format(
+        told = card.MERGED.format(
             base=self.found.settings.get("base", {}).get("model_type"),
             function="softmax" if is_answer else "sigmoid",
             prefix=begin,
             target=strings["target"],
             response=end,
             read=card.how_texts_are_read(self.prompt.normalises, self.prompt.marks),
-            moved=MOVED * any(constants),
+            moved=card.MOVED * any(constants),
         )
         (directory / "README.md").write_text(told, encoding="utf-8")
 

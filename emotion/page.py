@@ -2,7 +2,7 @@
 
 import os
 import socket
-import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,11 +27,11 @@ def serve(load: Callable[[], Callable[..., Any]], name: str, host: str, port: in
         import gradio
     except ModuleNotFoundError as error:
         raise utils.InputError(f"--serve: needs {error.name}; {INSTALL}") from None
+    mend = "give another port, or --host"
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        told = f"--serve: {host}, port {port}: {error.strerror}"
-        raise utils.InputError(f"{told}; give another port, or --host") from None
+        raise utils.InputError(f"--serve: {host}, port {port}: {error.strerror}; {mend}") from None
     classify = load()
 
     def answer(text: str | None, target: str | None) -> tuple[str, dict[str, float] | None]:
@@ -53,6 +53,10 @@ def serve(load: Callable[[], Callable[..., Any]], name: str, host: str, port: in
     )
     kept = {"share": False, "run_history": False, "max_file_size": 1}  # nothing leaves, or is kept
     given = {"server_name": host, "server_port": port, "footer_links": ["api"]} | kept
-    page.launch(quiet=True, show_error=True, prevent_thread_lock=True, **given)
+    try:
+        page.launch(quiet=True, show_error=True, prevent_thread_lock=True, **given)
+    except OSError as error:
+        raise utils.InputError(f"--serve: {host}, port {port}: {error}; {mend}") from error
     print(f"{page.local_url} is the page; Ctrl+C ends it", flush=True)
-    threading.Event().wait()
+    while True:  # an event's wait hears no Ctrl+C on Windows
+        time.sleep(3600)

@@ -1,8 +1,10 @@
 """This process: its place among others, the signals that stop it, how far it has come."""
 
 import contextlib
+import importlib.metadata
 import logging
 import os
+import platform
 import re
 import shlex
 import signal
@@ -20,6 +22,10 @@ AfterBatch = Callable[[int], object]  # is told of how many lines have been scor
 ScoreRows = Callable[[Sequence[utils.Row], AfterBatch], Any]  # to an array [rows, labels]
 SECONDS_BETWEEN_LINES = 30  # where no terminal shows a bar
 SECONDS_BETWEEN_NOTES = 5  # beside a bar
+PACKAGES = (
+    *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers"),
+    *("scikit-learn", "numpy", "jinja2", "regex"),
+)
 
 
 class Interrupted(Exception):
@@ -245,6 +251,15 @@ class Progress:
                 f", {told}" * bool(told),
             )
         self.last = (time.monotonic(), self.done)
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and the packages in use; None for one that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return dict.fromkeys(PACKAGES) | found
 
 
 def git_commit() -> str | None:

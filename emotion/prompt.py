@@ -9,6 +9,7 @@ from torch import nn
 
 import utils
 from emotion import outputs, targets
+from emotion.checkpoint import measures
 from emotion.vocabulary import check_token_ids, warn_of_cut
 
 SHORTEST = 8  # tokens of a row
@@ -251,12 +252,6 @@ class Prompt:
             "row": torch.tensor(row),
             "kept": torch.tensor(kept),
         }
-
-
-def measures(config: Any) -> dict[str, Any]:
-    """What an adapter's base has to agree in."""
-    names, text = ("vocab_size", "hidden_size", "num_hidden_layers"), config.get_text_config()
-    return {"model_type": text.model_type} | {name: getattr(text, name, None) for name in names}
 
 
 def padded(

@@ -3,12 +3,10 @@
 import argparse
 import contextlib
 import datetime
-import importlib.metadata
 import itertools
 import json
 import logging
 import os
-import platform
 import shlex
 import shutil
 import time
@@ -26,10 +24,6 @@ from emotion.kinds import CHANGES_NO_WEIGHT, in_full, name_for_people, trains
 from emotion.outputs import identify
 from emotion.rules import Rule
 
-PACKAGES = (
-    *("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers"),
-    *("scikit-learn", "numpy", "jinja2", "regex"),
-)
 STATE_FILE = "training_state.json"  # the last file of a checkpoint
 
 
@@ -70,8 +64,7 @@ class Run:
                     arguments=vars(self.args),
                     seed=None if predicts else getattr(self.args, "seed", None),
                     processes=process.process_count(),
-                    versions={"python": platform.python_version()}
-                    | {name: importlib.metadata.version(name) for name in PACKAGES},
+                    versions=process.versions(),
                     git_commit=process.git_commit(),
                     started=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
                 )
@@ -108,7 +101,7 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
             held = {file.name for file in path.iterdir()} - {outputs.part_of(record).name}
             if self.resumes and record.exists():
-                found = json.loads(record.read_text(encoding="utf-8") or "{}")
+                found = json.loads(record.read_text(encoding="utf-8-sig") or "{}")
                 begun = found or held <= {"run.json", "train.log"}  # else all of it got lost
                 if not isinstance(found, dict) or not begun:
                     raise ValueError
@@ -176,7 +169,7 @@ class Run:
         return complete
 
     def note(self, **facts: Any) -> None:
-        """Put facts into run.json, of a run that is resumed on another kind of device a warning.
+        """Put facts into run.json, of a run resumed on another kind of device, or on MPS, a warning.
 
         Raises:
             utils.InputError: the run that is resumed computed in another precision.
@@ -186,7 +179,7 @@ class Run:
             told = f"the run computes in {was}, and --precision {self.args.precision} is {now} here"
             raise utils.InputError(f"--resume: {told}; give --precision {was}")
         was, now = (each.get("device", "").partition(":")[0] for each in (self.record, facts))
-        if was and now and was != now:
+        if was and now and (was != now or now == "mps"):  # no state of whose is in a checkpoint
             told = f"the run was begun on {was}, and goes on on {now}"
             utils.log.warning("warning: %s; its dropout is another from here", told)
         self.record |= facts

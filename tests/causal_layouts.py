@@ -237,7 +237,7 @@ LAYOUTS: dict[str, Layout] = {
     "exaone4": Layout("exaone4", "exaone", MIXED | {"sliding_window": WIDE}),
     "exaone4-window": Layout("exaone4", "exaone", MIXED | {"sliding_window": WINDOW}),
     "solar-open": Layout("solar_open", "kanana"),
-    "gemma": Layout("gemma", "gemma"),
+    "gemma": Layout("gemma", "gemma", {"hidden_size": 72}),  # its root is no bf16 number
     "gemma2": Layout("gemma2", "gemma", CAPS | {"sliding_window": WINDOW}),
     "gemma2-wide": Layout("gemma2", "gemma", CAPS | {"sliding_window": WIDE}),
     "gemma3": Layout("gemma3_text", "gemma", {"sliding_window": WIDE, "num_hidden_layers": 6}),

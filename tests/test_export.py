@@ -276,6 +276,18 @@ def test_a_merged_classifier_says_how_it_is_asked(small, tmp_path):
     assert config["normalise_text"] is True and config["target_marks"] == ["<<", ">>"]
 
 
+def test_a_base_of_other_measures_is_not_merged(small, tmp_path):
+    run = small.undisturbed("gpt_train.py", "--objective", "head")
+    shutil.copytree(GPT_NEOX, tmp_path / "base")
+    file = tmp_path / "base" / "config.json"
+    config = json.loads(file.read_text())
+    outputs.write_json(file, config | {"num_hidden_layers": 1})
+    outcome = call("export.py", run, tmp_path / "out", "--model", tmp_path / "base")
+    warned, told = outcome.stderr.splitlines()
+    assert outcome.returncode == 2 and "right only if their weights are alike" in warned
+    assert "fits a base with num_hidden_layers 4, and" in told and "give another --model" in told
+
+
 def test_an_answer_of_several_tokens_is_no_row_of_a_head(small, tmp_path):
     shutil.copytree(small.undisturbed("gpt_train.py"), tmp_path / "run")
     file = tmp_path / "run" / "best" / "prompt.json"
@@ -291,6 +303,7 @@ def test_an_answer_of_several_tokens_is_no_row_of_a_head(small, tmp_path):
     [
         *(("sample", objective) for objective in checkpoint.OBJECTIVES),
         *(("kanana", "answer"), ("gpt2", "answer"), ("qwen3", "multilabel"), ("qwen3", "head")),
+        ("gemma", "multilabel"),  # which scales its embeddings
     ],
 )
 def test_an_adapter_becomes_an_ordinary_classifier(layout, objective, small, tmp_path):

@@ -3,6 +3,8 @@
 The long part, all layouts: benchmarks/models.py.
 """
 
+import functools
+import json
 import logging
 import math
 
@@ -19,9 +21,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 import gpt_train
 import utils
-from emotion import causal, encoder, vocabulary
-from emotion.answers import HeadFunction, measure_head
+from emotion import causal, encoder, memory, vocabulary
+from emotion.answer_model import AnswerModel
+from emotion.answers import HeadFunction, measure_head, warn_unless_causal
 from emotion.inputs import encode
+from emotion.prompt import Prompt
 from emotion.prompt_words import make_strings
 
 LINES = {"train": 12, "dev": 6}
@@ -204,6 +208,29 @@ def test_what_a_class_does_with_its_heads_logits_is_measured(name, tmp_path):
     assert (found is None) == (wanted is None)
     for one, other in zip(found or (), wanted or (), strict=True):
         assert one == other or math.isclose(one, other, rel_tol=1e-3)
+
+
+def test_a_base_that_is_quantised_otherwise_is_refused_before_it_is_read(tmp_path):
+    causal_layouts.build("qwen3", tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text()) | {"quantization_config": {"quant_method": "mxfp4"}}
+    file.write_text(json.dumps(config))
+    args = gpt_train.argument_parser().parse_args([])
+    with pytest.raises(utils.InputError, match=r"in mxfp4, .* give a copy of it in bfloat16"):
+        memory.estimate(str(tmp_path), functools.partial(causal.lora_config, args), 64, "fp32")
+
+
+def test_a_model_that_sees_what_comes_later_is_warned_of(tmp_path, caplog):
+    decoder = load_base("bert-decoder", tmp_path)
+    warn_unless_causal(decoder, [5, 6, 7])
+    assert caplog.text == ""
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace('"is_decoder": true', '"is_decoder": false'))
+    encoder = causal.load_base(str(tmp_path), "fp32", torch.device("cpu"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    prompt = Prompt(make_strings("ko", EMOTIONS), tokenizer, 512, len(tokenizer))
+    AnswerModel(encoder, prompt, "fp32").choose_way(prompt.encode([make_row()]))
+    assert "warning: BertLMHeadModel: a token sees those behind it" in caplog.text
 
 
 @pytest.mark.parametrize("targets", [(), ("q_proj",), ("all-linear",)])

@@ -44,6 +44,18 @@ def address(run):
             server.kill()
 
 
+def test_a_port_that_gradio_refuses_is_told(run):
+    """It asks 127.0.0.1 for the port, whatever the host is."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        try:
+            socket.create_server(("127.0.0.2", port)).close()
+        except OSError:
+            pytest.skip("there is no second local address here")
+        outcome = call("predict.py", run, "--serve", port, "--host", "127.0.0.2")
+    assert_refused(outcome, f"--serve: 127.0.0.2, port {port}: ")
+
+
 def post(address, body):
     """What the programming interface answers: the event, and its data."""
     url = f"{address}gradio_api/call/predict"

@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import platform
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ import threading
 import types
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, assert_refused, call, make_row, run_script, write_rows
@@ -312,6 +314,14 @@ def test_a_run_goes_on_elsewhere_with_other_random_numbers_and_says_so(small, tm
     assert outcome.returncode == 0, outcome.stderr
     told = f"the run was begun on {other}, and goes on on {here}; its dropout is another from here"
     assert outcome.stdout.count(told) == 1
+
+
+def test_a_run_on_mps_whose_random_numbers_are_not_kept_goes_on_and_says_so(tmp_path, caplog):
+    run = Run(argparse.Namespace(output_dir=tmp_path), "bert_plain.py")
+    run.note(device="mps:0")
+    assert caplog.text == ""
+    run.note(device="mps:0")
+    assert "was begun on mps, and goes on on mps; its dropout is another from here" in caplog.text
 
 
 def test_every_process_knows_that_a_run_is_complete(small, monkeypatch):
@@ -762,6 +772,30 @@ def test_a_fault_of_our_own_is_not_told_as_one_of_the_user(tmp_path):
     with pytest.raises(RuntimeError, match="mat1"):
         cli.run_script(parser(), recipe, ["--output-dir", str(tmp_path / "out")])
     assert "mat1 and mat2" in (tmp_path / "out" / "train.log").read_text()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_a_run_whose_output_nobody_takes_ends_well(tmp_path):
+    """Python would try once more when it ends, and end with code 120."""
+    code = "import sys; sys.path[:0] = sys.argv[1:3]; import test_run as t; "
+    code += "t.cli.run_script(t.parser(), lambda args, run: t.utils.log.info('told'), sys.argv[3:])"
+    given = [ROOT, ROOT / "tests", "--output-dir", tmp_path / "out"]
+    with open("/dev/full", "w") as full:
+        pipes = {"stdout": full, "stderr": subprocess.PIPE, "text": True}
+        pipes["env"] = {**os.environ, "PYTHONUNBUFFERED": ""}
+        outcome = subprocess.run([sys.executable, "-c", code, *map(str, given)], **pipes)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+
+
+def test_a_package_that_is_not_there_and_not_in_use_ends_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "PACKAGES", ("numpy", "no-such-package"))
+    cli.run_script(parser(), lambda args, run: None, ["--output-dir", str(tmp_path / "out")])
+    found = json.loads((tmp_path / "out" / "run.json").read_text())["versions"]
+    assert found == {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "no-such-package": None,
+    }
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
