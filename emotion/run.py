@@ -169,7 +169,7 @@ class Run:
         return complete
 
     def note(self, **facts: Any) -> None:
-        """Put facts into run.json, of a run resumed on another kind of device, or on MPS, a warning.
+        """Put facts into run.json; warn where a run is resumed with other random numbers.
 
         Raises:
             utils.InputError: the run that is resumed computed in another precision.
