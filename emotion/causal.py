@@ -39,6 +39,9 @@ ATTENTION = {  # what is adapted by default, by architecture; in_proj: of recurr
 }
 
 
+INITIALISED_APART = ("gaussian", "eva", "orthogonal")  # of peft: these leave the base as it is
+
+
 def load_base(path: str, precision: str, where: torch.device, reads_head: bool = True) -> Any:
     """The causal language model at `path` in 4 bits (NF4, double quantisation).
 
@@ -119,6 +122,10 @@ def lora_config(args: argparse.Namespace, model: Any) -> Any:
             raise utils.InputError(f"--adapter {args.adapter}: {told}")
         with loading(args.adapter):
             config = peft.PeftConfig.from_pretrained(str(args.adapter))
+        begins = getattr(config, "init_lora_weights", True)
+        if isinstance(begins, str) and begins not in INITIALISED_APART:
+            told = f"begins as {begins} does, which changes its base; give one of plain LoRA"
+            raise utils.InputError(f"--adapter {args.adapter}: {told}")
         config.inference_mode = False
         return config
     inside, head = set(text_decoder(model).modules()), model.get_output_embeddings()

@@ -202,6 +202,9 @@ def describe_model(name: str, flag: str = "--model ") -> str:
         if not (Path(name) / "config.json").is_file():
             mend = "give a from_pretrained directory"
             raise utils.InputError(f"{flag}{name}: is no model (no config.json); {mend}")
+        if (Path(name) / "adapter_config.json").exists():  # transformers would put it on unasked
+            told = "holds an adapter too (adapter_config.json); move that elsewhere"
+            raise utils.InputError(f"{flag}{name}: {told}")
         return f"loading {name}, {size_of(Path(name)) / 2**20:,.0f} MiB of weights"
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError

@@ -395,6 +395,11 @@ def test_an_adapter_goes_on_where_it_was(small, tmp_path):
     for adapter in (MODELS["gpt_train.py"], "nowhere", first):  # a run, and not its best/
         outcome = call("gpt_train.py", *arguments[:-1], tmp_path / "no", "--adapter", adapter)
         assert_refused(outcome, f"--adapter {adapter}: cannot be loaded: no adapter_config.json")
+    shutil.copytree(first / "best", tmp_path / "pissa")
+    file = tmp_path / "pissa" / "adapter_config.json"
+    outputs.write_json(file, outputs.read_json(file) | {"init_lora_weights": "pissa"})
+    outcome = call("gpt_train.py", *arguments[:-1], tmp_path / "no", "--adapter", file.parent)
+    assert_refused(outcome, "begins as pissa does, which changes its base")
 
 
 def test_a_second_training_goes_on_from_the_first(small, tmp_path):

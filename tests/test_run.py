@@ -183,6 +183,10 @@ def test_an_empty_directory_serves_and_stays_where_an_input_is_wrong(small, tmp_
     arguments = [*small.arguments("bert_plain.py"), "--output-dir", output]
     assert_refused(call("bert_plain.py", *arguments, "--model", tmp_path), "no config.json")
     assert list(output.iterdir()) == []
+    shutil.copytree(ROBERTA, tmp_path / "model")
+    (tmp_path / "model" / "adapter_config.json").touch()
+    outcome = call("bert_plain.py", *arguments, "--model", tmp_path / "model")
+    assert_refused(outcome, "holds an adapter too (adapter_config.json); move that elsewhere")
     (output / "run.json.partial").touch()  # of a run that was killed as it began
     assert call("bert_plain.py", *arguments, "--epochs", 1).returncode == 0
 
