@@ -124,7 +124,7 @@ def lora_config(args: argparse.Namespace, model: Any) -> Any:
             config = peft.PeftConfig.from_pretrained(str(args.adapter))
         begins = getattr(config, "init_lora_weights", True)
         if isinstance(begins, str) and begins not in INITIALISED_APART:
-            told = f"begins as {begins} does, which changes its base; give one of plain LoRA"
+            told = f"begins as {begins} does, which 4 bits do not allow; give one of plain LoRA"
             raise utils.InputError(f"--adapter {args.adapter}: {told}")
         config.inference_mode = False
         return config

@@ -188,6 +188,12 @@ def read_decision(
 # Models
 
 
+ADAPTER = "adapter_config.json"
+HOLDS_ADAPTER = (  # which transformers would put on the base that it names, unasked
+    f"holds an adapter ({ADAPTER}); give a model without one, which gpt_train.py takes as --adapter"
+)
+
+
 def describe_model(name: str, flag: str = "--model ") -> str:
     """What is to be loaded, from where, and how large it is, as one line.
 
@@ -202,21 +208,23 @@ def describe_model(name: str, flag: str = "--model ") -> str:
         if not (Path(name) / "config.json").is_file():
             mend = "give a from_pretrained directory"
             raise utils.InputError(f"{flag}{name}: is no model (no config.json); {mend}")
-        if (Path(name) / "adapter_config.json").exists():  # transformers would put it on unasked
-            told = "holds an adapter too (adapter_config.json); move that elsewhere"
-            raise utils.InputError(f"{flag}{name}: {told}")
+        if (Path(name) / ADAPTER).exists():
+            raise utils.InputError(f"{flag}{name}: {HOLDS_ADAPTER}")
         return f"loading {name}, {size_of(Path(name)) / 2**20:,.0f} MiB of weights"
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        files = ("config.json", "adapter_config.json")
-        found = (try_to_load_from_cache(name, each) for each in files)
-        cached = next((each for each in found if isinstance(each, str)), None)
+        found = {each: try_to_load_from_cache(name, each) for each in ("config.json", ADAPTER)}
+        if flag and isinstance(found[ADAPTER], str):
+            raise utils.InputError(f"{flag}{name}: {HOLDS_ADAPTER}")
+        cached = next((each for each in found.values() if isinstance(each, str)), None)
         if cached and size_of(Path(cached).parent):
             size = size_of(Path(cached).parent) / 2**20
             return f"loading {name} from the cache of the hub, {size:,.0f} MiB of weights"
         info = HfApi().model_info(name, files_metadata=True, timeout=10)
+    except utils.InputError:
+        raise
     except (HFValidationError, RepositoryNotFoundError):
         told = "neither a directory nor a model on the hub; check the name"
         raise utils.InputError(f"{flag}{name}: {told}") from None
@@ -225,6 +233,8 @@ def describe_model(name: str, flag: str = "--model ") -> str:
         mend = "give a local directory" + f" with {flag}PATH, or try --sample" * bool(flag)
         raise utils.InputError(f"{flag}{name}: {told}; {mend}") from None
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    if flag and ADAPTER in sizes:
+        raise utils.InputError(f"{flag}{name}: {HOLDS_ADAPTER}")
     kinds = [{n: s for n, s in sizes.items() if n.endswith(kind)} for kind in WEIGHTS]
     size = sum((kinds[0] or kinds[1]).values())
     return f"downloading {name} from the hub, {size / 2**20:,.0f} MiB of weights"

@@ -86,11 +86,13 @@ def check_config(name: str, config: Any, max_length: int) -> None:
     Args:
         config: of the model.
     """
-    already = getattr(config, "quantization_config", None) or {}
-    if (quantised := already.get("quant_method", "bitsandbytes")) != "bitsandbytes":
-        told = f"its weights are in {quantised}, which are not put in 4 bits"
+    text = config.get_text_config()
+    already = (getattr(each, "quantization_config", None) for each in (config, text))
+    found = next(filter(None, already), {"quant_method": "bitsandbytes"})
+    if found.get("quant_method", "bitsandbytes") != "bitsandbytes" or found.get("load_in_8bit"):
+        told = f"its weights are quantised ({found.get('quant_method')}), and not in 4 bits of NF4"
         raise utils.InputError(f"{name}: {told}; give a copy of it in bfloat16")
-    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    longest = getattr(text, "max_position_embeddings", None)
     if longest and 0 < longest < max_length:
         told = f"{name} takes {longest} tokens; give that or less"
         raise utils.InputError(f"--max-length {max_length}: {told}")

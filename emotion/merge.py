@@ -78,7 +78,9 @@ class Merged:
             single = self.kind(self.config) if self.kind else nn.Module()
         embedding = causal.get_input_embeddings()
         self.embedding = next(n for n, p in causal.named_parameters() if p is embedding.weight)
-        self.scale = getattr(embedding, "scalar_embed_scale", 1.0)  # as Gemma's
+        self.rounds_scale = hasattr(embedding, "scalar_embed_scale")  # as Gemma, to the weights'
+        scale = "scalar_embed_scale" if self.rounds_scale else "embed_scale"  # BioGPT's is exact
+        self.scale = torch.tensor(float(getattr(embedding, scale, 1)))
         self.wanted = set(single.state_dict()) - {"score.weight"}
         self.base, head = Base(base), causal.get_output_embeddings()
         self.linears = linears_of(causal, head)
@@ -146,9 +148,11 @@ class Merged:
     def tensors(self, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
         """Name and value of each tensor, in float32, to be written in `dtype`."""
         for name in sorted(self.wanted):
-            weight, scale = self.merged(name), torch.tensor(self.scale)
+            weight = self.merged(name)
             if name == self.embedding and dtype != torch.bfloat16:  # in which training scales it
-                weight = (weight.bfloat16() * scale.bfloat16()).float() / scale.to(dtype).float()
+                types = (torch.bfloat16, dtype) if self.rounds_scale else (torch.float32,) * 2
+                before, now = (self.scale.to(each) for each in types)
+                weight = (weight.bfloat16() * before).float() / now
             yield name, weight
         yield "score.weight", self.score()[0]
 

@@ -27,11 +27,11 @@ def serve(load: Callable[[], Callable[..., Any]], name: str, host: str, port: in
         import gradio
     except ModuleNotFoundError as error:
         raise utils.InputError(f"--serve: needs {error.name}; {INSTALL}") from None
-    mend = "give another port, or --host"
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        raise utils.InputError(f"--serve: {host}, port {port}: {error.strerror}; {mend}") from None
+        told = f"--serve: {host}, port {port}: {error.strerror}"
+        raise utils.InputError(f"{told}; give another port, or --host") from None
     classify = load()
 
     def answer(text: str | None, target: str | None) -> tuple[str, dict[str, float] | None]:
@@ -56,7 +56,8 @@ def serve(load: Callable[[], Callable[..., Any]], name: str, host: str, port: in
     try:
         page.launch(quiet=True, show_error=True, prevent_thread_lock=True, **given)
     except OSError as error:
-        raise utils.InputError(f"--serve: {host}, port {port}: {error}; {mend}") from error
+        told = f"port {port} cannot be had on 127.0.0.1, where gradio tries it for any --host"
+        raise utils.InputError(f"--serve: {told}; give another port") from error
     print(f"{page.local_url} is the page; Ctrl+C ends it", flush=True)
     while True:  # an event's wait hears no Ctrl+C on Windows
         time.sleep(3600)

@@ -296,7 +296,7 @@ LAYOUTS: dict[str, Layout] = {
     "openai-gpt": Layout("openai-gpt", "kogpt2", {"initializer_range": 0.4}),
     "opt": Layout("opt", "gpt2-bos"),
     "xglm": Layout("xglm", "xglm"),
-    "biogpt": Layout("biogpt", "kogpt2"),
+    "biogpt": Layout("biogpt", "kogpt2", {"hidden_size": 72}),
     "ctrl": Layout("ctrl", "kogpt2"),
     "bert-decoder": Layout("bert", "kogpt2", {"is_decoder": True}),
     "bart-decoder": Layout("bart", "gpt2-bos"),

@@ -303,7 +303,7 @@ def test_an_answer_of_several_tokens_is_no_row_of_a_head(small, tmp_path):
     [
         *(("sample", objective) for objective in checkpoint.OBJECTIVES),
         *(("kanana", "answer"), ("gpt2", "answer"), ("qwen3", "multilabel"), ("qwen3", "head")),
-        ("gemma", "multilabel"),  # which scales its embeddings
+        *(("gemma", "multilabel"), ("biogpt", "head")),  # which scale their embeddings
     ],
 )
 def test_an_adapter_becomes_an_ordinary_classifier(layout, objective, small, tmp_path):

@@ -213,11 +213,12 @@ def test_what_a_class_does_with_its_heads_logits_is_measured(name, tmp_path):
 def test_a_base_that_is_quantised_otherwise_is_refused_before_it_is_read(tmp_path):
     causal_layouts.build("qwen3", tmp_path)
     file = tmp_path / "config.json"
-    config = json.loads(file.read_text()) | {"quantization_config": {"quant_method": "mxfp4"}}
-    file.write_text(json.dumps(config))
-    args = gpt_train.argument_parser().parse_args([])
-    with pytest.raises(utils.InputError, match=r"in mxfp4, .* give a copy of it in bfloat16"):
-        memory.estimate(str(tmp_path), functools.partial(causal.lora_config, args), 64, "fp32")
+    config, args = json.loads(file.read_text()), gpt_train.argument_parser().parse_args([])
+    for method, more in {"mxfp4": {}, "bitsandbytes": {"load_in_8bit": True}}.items():
+        quantised = {"quantization_config": {"quant_method": method, **more}}
+        file.write_text(json.dumps(config | quantised))
+        with pytest.raises(utils.InputError, match=rf"\({method}\), .* give a copy .* bfloat16"):
+            memory.estimate(str(tmp_path), functools.partial(causal.lora_config, args), 64, "fp32")
 
 
 def test_a_model_that_sees_what_comes_later_is_warned_of(tmp_path, caplog):

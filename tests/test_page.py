@@ -53,7 +53,9 @@ def test_a_port_that_gradio_refuses_is_told(run):
         except OSError:
             pytest.skip("there is no second local address here")
         outcome = call("predict.py", run, "--serve", port, "--host", "127.0.0.2")
-    assert_refused(outcome, f"--serve: 127.0.0.2, port {port}: ")
+    assert_refused(
+        outcome, f"--serve: port {port} cannot be had on 127.0.0.1", "give another port\n"
+    )
 
 
 def post(address, body):

@@ -399,7 +399,7 @@ def test_an_adapter_goes_on_where_it_was(small, tmp_path):
     file = tmp_path / "pissa" / "adapter_config.json"
     outputs.write_json(file, outputs.read_json(file) | {"init_lora_weights": "pissa"})
     outcome = call("gpt_train.py", *arguments[:-1], tmp_path / "no", "--adapter", file.parent)
-    assert_refused(outcome, "begins as pissa does, which changes its base")
+    assert_refused(outcome, "begins as pissa does, which 4 bits do not allow")
 
 
 def test_a_second_training_goes_on_from_the_first(small, tmp_path):

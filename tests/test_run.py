@@ -186,7 +186,7 @@ def test_an_empty_directory_serves_and_stays_where_an_input_is_wrong(small, tmp_
     shutil.copytree(ROBERTA, tmp_path / "model")
     (tmp_path / "model" / "adapter_config.json").touch()
     outcome = call("bert_plain.py", *arguments, "--model", tmp_path / "model")
-    assert_refused(outcome, "holds an adapter too (adapter_config.json); move that elsewhere")
+    assert_refused(outcome, "holds an adapter (adapter_config.json); give a model without one")
     (output / "run.json.partial").touch()  # of a run that was killed as it began
     assert call("bert_plain.py", *arguments, "--epochs", 1).returncode == 0
 
@@ -650,6 +650,10 @@ def test_what_is_downloaded_is_told_with_its_size(monkeypatch, tmp_path):
     assert told == "downloading some/model from the hub, 1,536 MiB of weights"
     sizes = {"pytorch_model.bin": 2**31, "config.json": 600}
     assert checkpoint.describe_model("some/model").endswith("2,048 MiB of weights")
+    sizes["adapter_config.json"] = 600
+    with pytest.raises(utils.InputError, match="some/model: holds an adapter"):
+        checkpoint.describe_model("some/model")
+    assert checkpoint.describe_model("some/model", "")  # a checkpoint, which may be one
 
 
 def test_the_log_holds_what_was_printed_and_the_traceback_of_an_error(small, tmp_path, monkeypatch):
